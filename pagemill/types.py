@@ -1,0 +1,150 @@
+"""The vocabulary that every room shares. Standard library only.
+
+What is asked is a `Request`, what is run is a sequence, what is answered is a `Delta`. A `Request` is
+valid once and never re-checked: whoever builds one (a dialect of the server, the command line, a test)
+has compared every field with the model's limits before.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Defaults mean "off", except temperature.
+
+    temperature 0 is greedy. top_k 0, top_p 1, min_p 0, penalties 0 (repetition: 1) change nothing.
+    `seed` is always set: noise is a function of (seed, position) alone, 0 <= seed < 2**64.
+    `logprobs` is None (none), or n >= 0: the chosen token's and the n most likely tokens'.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A valid order: ids in, at most `max_tokens` ids out.
+
+    `stop_ids` end the answer when sampled (the model's end-of-text ids are among them unless the
+    caller ignores them); before `min_tokens` they cannot be sampled. `priority`: lower runs first.
+    `cache_salt` separates prefix caches: pages are shared only between equal salts.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    min_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
+    cache_salt: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities at one position, of the distribution before any sampling knob."""
+
+    chosen: float
+    top_ids: tuple[int, ...] = ()
+    top: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What leaves the engine for one request after one step.
+
+    Every accepted request gets exactly one Delta with `finish` set, and it is the last one. A sampled
+    stop id is the last of `token_ids`, and `stop_id` repeats it. `logprobs` has one entry per token id
+    when asked for. `cached_tokens` (prompt tokens found in the prefix cache) and the times are set on
+    the final Delta; `error` says why when `finish` is "error". Times are seconds: in the queue, from
+    leaving the queue to the first token, from there to the end.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish: FinishReason | None = None
+    stop_id: int | None = None
+    error: str | None = None
+    cached_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters and gauges of one engine, a snapshot. Counters only ever grow."""
+
+    running: int = 0
+    waiting: int = 0
+    pages_total: int = 0
+    pages_used: int = 0  # held by sequences; cached but free pages are not counted
+    page_size: int = 16
+    slots_allocated: int = 0  # tokens that the pages held by sequences could take
+    slots_filled: int = 0  # tokens that they hold
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_queries: int = 0  # prompt tokens looked up
+    prefix_hits: int = 0  # prompt tokens found
+    preemptions: int = 0
+    steps: int = 0
+    step_tokens: int = 0  # tokens computed in all steps
+    step_seconds: float = 0.0
+    finished_stop: int = 0
+    finished_length: int = 0
+    finished_abort: int = 0
+    finished_error: int = 0
+    memory_bytes: int = 0  # resident, of the engine's process
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says of itself once its model is loaded."""
+
+    model_path: str
+    backend: str  # "cpu (avx512)", "reference"
+    threads: int
+    vocab_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    page_size: int
+    num_pages: int
+    weights_bytes: int
+    kv_bytes: int
+    load_s: float
+    pid: int
+
+
+class EngineClient(Protocol):
+    """The only door to an engine."""
+
+    def generate(self, request: Request) -> AsyncIterator[Delta]:
+        """Run one request. Raises Busy or Unavailable before the first Delta, never after: a
+        failure of an accepted request is its final Delta. Closing the iterator aborts the request.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """End a request now; its final Delta has finish "abort". Unknown or finished ids: no-op."""
+        ...
+
+    async def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None:
+        """End all requests, stop the engine, give its memory back. Idempotent."""
+        ...
