@@ -130,6 +130,56 @@ class EngineInfo:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model file says of its network, checked by the reader. Sizes count elements."""
+
+    name: str
+    architecture: str  # "llama"
+    quantization: str  # of most weights: "Q4_1"
+    parameters: int
+    weights_bytes: int
+    context_length: int
+    vocab_size: int
+    layers: int
+    hidden_size: int
+    ffn_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope_dim: int
+    rope_theta: float
+    rms_eps: float
+    tied_embeddings: bool
+    license: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the planning function may know of the machine."""
+
+    cores: int
+    memory_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """Every "auto" resolved: what one engine process is started with."""
+
+    model_path: str
+    backend: str  # "cpu" or "reference"
+    threads: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_queued: int
+    page_size: int
+    num_pages: int
+    kv_bytes: int
+    prefix_caching: bool
+
+
 class EngineClient(Protocol):
     """The only door to an engine."""
 

@@ -90,11 +90,25 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary positions: angle = position * inv_freq[i]. `interleaved` pairs (2i, 2i+1), as GGUF Llama
-    files store q and k; otherwise (i, i + D/2)."""
+    """Rotary positions: element i pairs with i + len(inv_freq); angle = position * inv_freq[i].
+    Elements from 2 * len(inv_freq) on pass through. Files that store q and k in another order are
+    permuted when they are loaded."""
 
     inv_freq: tuple[float, ...]  # (rotary dims / 2,)
-    interleaved: bool = False
+
+
+class WeightSource(Protocol):
+    """A checkpoint as models see it, whatever its file format. Names are GGUF's, without ".weight":
+    "token_embd", "blk.0.attn_q", "output_norm"."""
+
+    def has(self, name: str) -> bool: ...
+
+    def matrix(self, *names: str) -> Weight:
+        """Tensors (N_i, K) stacked along N into one Weight; BadModelFile names what is missing or of
+        the wrong shape. Reads nothing else, so one matrix is in memory at a time."""
+        ...
+
+    def vector(self, name: str) -> Float32: ...
 
 
 class Ops(Protocol):
@@ -105,6 +119,10 @@ class Ops(Protocol):
     def upload(self, weight: Weight, table: bool = False) -> Array:
         """Take a weight over, repacked as the backend likes. `table`: rows will also be looked up by
         `embed`. Raises Unsupported, listing what exists, when the format has no kernel here."""
+        ...
+
+    def vector(self, values: Float32) -> Array:
+        """Take over a norm weight or bias, kept as float32."""
         ...
 
     def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Array:
