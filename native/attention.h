@@ -1,0 +1,204 @@
+// Paged attention: a few query rows that share one key/value head read that head's pages once.
+//
+// The history is reduced in segments of 1,024 tokens, counted from its beginning, and the segments are
+// combined in order. Within a segment: scores (keys lie transposed, so a chunk of 16 tokens is one vector),
+// their maximum, exponentials, then the weighted sum of the values token by token. Rows see different
+// lengths (causality); what lies behind a row's own position has weight zero and changes nothing.
+#pragma once
+
+#include "rows.h"
+
+namespace pagemill {
+namespace {
+
+template <bool kHalf>
+inline F32 load_kv(const void* base, size_t element) {
+  if constexpr (kHalf) return load_half((const uint16_t*)base + element);
+  return load((const float*)base + element);
+}
+
+struct Chunks {  // finds the chunk that holds tokens 16 i .. 16 i + 15 of a sequence
+  const int32_t* pages;
+  int per_page;
+  size_t head, heads, size;  // size: elements of one head's keys and values in a chunk
+  size_t operator()(int i) const {
+    const size_t chunk = (size_t)pages[i / per_page] * per_page + i % per_page;
+    return (chunk * heads + head) * size;
+  }
+};
+
+template <bool kHalf, int kM>
+void chunk_scores(const void* keys, size_t at, const float* q, int dim, float* scores, size_t stride) {
+  F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
+#pragma GCC unroll 8
+  for (int m = 0; m < kM; m++) even[m] = odd[m] = zero();
+  for (int d = 0; d < dim; d += 2) {
+    const F32 first = load_kv<kHalf>(keys, at + d * kChunk), second = load_kv<kHalf>(keys, at + (d + 1) * kChunk);
+#pragma GCC unroll 8
+    for (int m = 0; m < kM; m++) {
+      even[m] = fma(first, splat(q[m * dim + d]), even[m]);
+      odd[m] = fma(second, splat(q[m * dim + d + 1]), odd[m]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kM; m++) store(scores + m * stride, add(even[m], odd[m]));
+}
+
+// Weighted sums of values for kM rows, 16 * kV elements of the head at a time.
+template <bool kHalf, int kM, int kV>
+void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim, int d,
+                  const float* weights, size_t stride, float* out) {
+  F32 sums[kM][kV];
+#pragma GCC unroll 4
+  for (int m = 0; m < kM; m++)
+#pragma GCC unroll 4
+    for (int v = 0; v < kV; v++) sums[m][v] = zero();
+  for (int t = 0; t < tokens; t += kChunk) {
+    const size_t at = chunk(first_chunk + t / kChunk) + (size_t)dim * kChunk + d;
+    const int n = tokens - t < kChunk ? tokens - t : kChunk;
+    for (int i = 0; i < n; i++) {
+      F32 value[kV];
+#pragma GCC unroll 4
+      for (int v = 0; v < kV; v++) value[v] = load_kv<kHalf>(values, at + i * dim + 16 * v);
+#pragma GCC unroll 4
+      for (int m = 0; m < kM; m++) {
+        const F32 weight = splat(weights[m * stride + t + i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kV; v++) sums[m][v] = fma(value[v], weight, sums[m][v]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < kM; m++)
+#pragma GCC unroll 4
+    for (int v = 0; v < kV; v++) store(out + m * dim + d + 16 * v, sums[m][v]);
+}
+
+template <bool kHalf, int kM>
+void weigh_rows(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim, const float* weights,
+                size_t stride, float* out) {
+  int d = 0;
+  for (; d + 16 * kValueVectors <= dim; d += 16 * kValueVectors)
+    weigh_values<kHalf, kM, kValueVectors>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
+  for (; d < dim; d += 16) weigh_values<kHalf, kM, 1>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
+}
+
+struct Running {  // of one row: the largest score so far and the sum of exponentials relative to it
+  float top, total;
+};
+
+inline float exp_one(float x) {
+  float lanes[16];
+  store(lanes, exp(splat(x)));
+  return lanes[0];
+}
+
+// scores[0..visible) become exponentials, the rest up to `tokens` zero; returns the maximum and the sum.
+inline Running soften(float* scores, int visible, int tokens, float scale) {
+  const float top = max_value(scores, visible);
+  const F32 shift = splat(top), factor = splat(scale);
+  F32 total = zero();
+  for (int t = 0; t < tokens; t += 16) {
+    if (t >= visible) {
+      store(scores + t, zero());
+      continue;
+    }
+    F32 e = exp(mul(sub(load(scores + t), shift), factor));
+    if (visible - t < 16) e = first_lanes(e, zero(), visible - t);
+    store(scores + t, e);
+    total = add(total, e);
+  }
+  return {top, sum(total)};
+}
+
+// Adds a segment's result to what came before it.
+inline void combine(Running& run, float* out, const Running& next, const float* more, int dim, float scale) {
+  const float top = run.top > next.top ? run.top : next.top;
+  const float keep = exp_one((run.top - top) * scale), take = exp_one((next.top - top) * scale);
+  for (int d = 0; d < dim; d += 16)
+    store(out + d, fma(load(more + d), splat(take), mul(load(out + d), splat(keep))));
+  run = {top, run.total * keep + next.total * take};
+}
+
+template <bool kHalf, int kM>
+void segment_weights(const KvLayer& layer, const Chunks& chunk, int first_chunk, int tokens, const float* q,
+                     float* weights) {
+  for (int c = 0; c * kChunk < tokens; c++)
+    chunk_scores<kHalf, kM>(layer.data, chunk(first_chunk + c), q, layer.padded_dim, weights + c * kChunk, kSegment);
+}
+
+template <bool kHalf, int kM>
+void attend_rows(const KvLayer& layer, const AttentionTask& task) {
+  const int dim = layer.padded_dim;
+  const Chunks chunk{task.pages, task.chunks_per_page, (size_t)task.kv_head, (size_t)layer.kv_heads,
+                     (size_t)2 * kChunk * dim};
+  float *q = task.scratch, *sums = q + kM * dim, *part = sums + kM * dim, *weights = part + kM * dim;
+  for (int m = 0; m < kM; m++) {
+    const float* from = task.q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim;
+    for (int d = 0; d < dim; d++) q[m * dim + d] = d < layer.dim ? from[d] : 0.0f;
+  }
+  Running run[kM] = {};
+  const int end = task.first_position + task.count;
+  for (int start = 0; start < end; start += kSegment) {
+    const int tokens = end - start < kSegment ? end - start : kSegment;
+    segment_weights<kHalf, kM>(layer, chunk, start / kChunk, tokens, q, weights);
+    Running now[kM];
+    bool sees[kM];
+    for (int m = 0; m < kM; m++) {
+      const int visible = task.first_position + m / task.group + 1 - start;
+      sees[m] = visible > 0;
+      now[m] = soften(weights + m * kSegment, visible < 0 ? 0 : visible < tokens ? visible : tokens, tokens, task.scale);
+    }
+    float* into = start ? part : sums;
+    constexpr int kBlock = kM < 4 ? kM : 4;
+    weigh_rows<kHalf, kBlock>(layer.data, chunk, start / kChunk, tokens, dim, weights, kSegment, into);
+    if constexpr (kM > kBlock)
+      weigh_rows<kHalf, kM - kBlock>(layer.data, chunk, start / kChunk, tokens, dim, weights + kBlock * kSegment, kSegment,
+                                     into + kBlock * dim);
+    for (int m = 0; m < kM; m++) {
+      if (start == 0) run[m] = now[m];
+      else if (sees[m]) combine(run[m], sums + m * dim, now[m], part + m * dim, dim, task.scale);
+    }
+  }
+  for (int m = 0; m < kM; m++) {
+    float* to = task.out + m / task.group * task.out_stride + (size_t)(m % task.group) * layer.dim;
+    const F32 total = splat(run[m].total);
+    for (int d = 0; d < layer.dim; d += 16) store_first(to + d, div(load(sums + m * dim + d), total), layer.dim - d);
+  }
+}
+
+template <int kM>
+void attend_with(const KvLayer& layer, const AttentionTask& task) {
+  if (task.count * task.group != kM) {
+    if constexpr (kM > 1) attend_with<kM - 1>(layer, task);
+    return;
+  }
+  if (layer.half) attend_rows<true, kM>(layer, task);
+  else attend_rows<false, kM>(layer, task);
+}
+
+void attend(const KvLayer& layer, const AttentionTask& task) { attend_with<kQueryRows>(layer, task); }
+
+// Puts one token's key and value of one head into its slot.
+void store_kv(const KvLayer& layer, int64_t slot, int head, const float* k, const float* v) {
+  const int dim = layer.padded_dim, lane = (int)(slot % kChunk);
+  const size_t at = ((size_t)(slot / kChunk) * layer.kv_heads + head) * 2 * kChunk * dim;
+  const size_t value = at + (size_t)(kChunk + lane) * dim;
+  for (int d = 0; d < layer.dim; d += 16) {
+    const int n = layer.dim - d < 16 ? layer.dim - d : 16;
+    const F32 key = load_first(k + d, n), row = load_first(v + d, n);
+    if (layer.half) {
+      uint16_t halves[16], *data = (uint16_t*)layer.data;
+      store_half(halves, key);
+      for (int i = 0; i < n; i++) data[at + (d + i) * kChunk + lane] = halves[i];
+      store_half(data + value + d, row);
+    } else {
+      float* data = (float*)layer.data;
+      for (int i = 0; i < n; i++) data[at + (d + i) * kChunk + lane] = k[d + i];
+      store(data + value + d, row);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pagemill

@@ -1,0 +1,19 @@
+// Compiled once per instruction set, with PAGEMILL_SIMD naming its vector header and PAGEMILL_TABLE the
+// function that returns its table. Nothing here may use templates or inline functions of the standard
+// library: the linker keeps one copy of those for all instruction sets, and it may be the wrong one.
+#include "half.h"
+#include PAGEMILL_SIMD
+#include "attention.h"
+#include "linear.h"
+#include "rows.h"
+
+namespace pagemill {
+
+const Kernels* PAGEMILL_TABLE() {
+  static constexpr Kernels table{kName,   kSignedQ8, kQueryRows, quantize, linear_quantized, linear_dense, embed_row,
+                                 rms_norm, add_rows, silu_mul,   rope,     store_kv,         attend,       max_value,
+                                 exp_sum};
+  return &table;
+}
+
+}  // namespace pagemill

@@ -1,0 +1,107 @@
+// The contract between the program executor and the kernels. Every instruction set compiles the same
+// kernel sources into one table of functions; the best table this machine can run is chosen at start.
+//
+// Rule of all kernels: a row's result depends on that row alone, bit for bit, never on how many rows
+// share the call or which thread runs it. Sums run in an order fixed by the shape of the weight.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pagemill {
+
+constexpr int kTile = 16;   // output columns computed together, one vector of floats
+constexpr int kGroup = 32;  // inputs that share a scale, in weights and in quantized activations
+constexpr int kChunk = 16;  // tokens whose keys lie side by side in the cache
+constexpr int kSegment = 1024;  // tokens of history reduced before partial results are combined
+
+// How a packed matrix stores numbers. q8: scale * q; q4: scale * (q - 8); q4m: scale * q + minimum.
+enum class Kind : int { f32, f16, bf16, q8, q4, q4m };
+
+constexpr bool is_quantized(Kind kind) { return kind >= Kind::q8; }
+
+// A matrix of n outputs and k inputs, repacked into tiles of 16 outputs.
+// Dense kinds: for each tile, k vectors of 16 elements.
+// Quantized kinds: for each tile and group, the group's quants (q8: 512 bytes, 4-bit: 256 bytes) in `data`
+// and 16 fp16 scales, for q4m followed by 16 fp16 minima, in `scales`. Byte s*64 + c*4 + j of a group is,
+// for column c, input s*4 + j (q8), or inputs s*4 + j (low nibble) and (s+4)*4 + j (high nibble).
+struct PackedWeight {
+  Kind kind;
+  int n, k;
+  int tiles, groups;  // ceil(n / 16), ceil(k / 32); padding is zero
+  uint8_t* data;
+  uint16_t* scales;
+};
+
+// Rows quantized to int8 in groups of 32: x is about scale * q.
+struct Activation {
+  int8_t* q;          // (rows, groups * 32)
+  float* scale;       // (rows, groups)
+  float* scaled_sum;  // (rows, groups) scale * sum(q): the share of a weight's minimum
+  int32_t* neg_sum;   // (rows, groups) -sum(q): undoes the offset of unsigned quants, exactly
+  int groups;
+};
+
+// One layer's keys and values: per 16 tokens and key/value head, keys transposed (padded_dim, 16), then
+// values (16, padded_dim).
+struct KvLayer {
+  void* data;
+  bool half;  // fp16, else fp32
+  int kv_heads, dim, padded_dim;
+};
+
+// Attention of `count` query tokens of one sequence, of the query heads that share one kv head.
+struct AttentionTask {
+  const float* q;      // first query token, first head of the group
+  size_t q_stride;     // between tokens
+  float* out;          // same layout as q
+  size_t out_stride;
+  int count, group;    // tokens, query heads of the group; count * group <= max_query_rows
+  int first_position;  // of the first query token
+  const int32_t* pages;
+  int chunks_per_page;
+  int kv_head;
+  float scale;
+  float* scratch;      // scratch_size(padded_dim) floats
+};
+
+// How one row is sampled; see ops/interface.py, SampleRows, and ops/reference.py for the definition.
+struct SampleKnobs {
+  float temperature, top_p, min_p;
+  int top_k;
+  uint64_t seed;
+  int32_t position;
+};
+
+struct Kernels {
+  const char* name;
+  bool signed_q8;  // q8 tiles hold int8, else uint8 with an offset of 128
+  int max_query_rows;
+
+  void (*quantize)(const float* x, int k, const Activation& a, int row);
+  void (*linear_quantized)(const PackedWeight& w, const Activation& a, int rows, int tile_from, int tile_to,
+                           float* y, size_t y_stride);
+  void (*linear_dense)(const PackedWeight& w, const float* x, size_t x_stride, int rows, int tile_from,
+                       int tile_to, float* y, size_t y_stride);
+  void (*embed_row)(const PackedWeight& w, int row, float* out);
+  void (*rms_norm)(const float* x, const float* weight, float* out, int n, float eps);
+  void (*add)(const float* a, const float* b, float* out, int n);
+  void (*silu_mul)(const float* gate, const float* up, float* out, int n);
+  void (*rope)(float* x, const float* cos, const float* sin, int half);
+  void (*store_kv)(const KvLayer& layer, int64_t slot, int head, const float* k, const float* v);
+  void (*attend)(const KvLayer& layer, const AttentionTask& task);
+  float (*max_value)(const float* x, int n);
+  // Writes exp((x - top) * factor) to out (may be null) and returns their sum, in fixed order.
+  double (*exp_sum)(const float* x, int n, float top, float factor, float* out);
+};
+
+constexpr int scratch_size(int max_query_rows, int padded_dim) {
+  return max_query_rows * (kSegment + 3 * padded_dim + 64) + 64;
+}
+
+const Kernels* kernels_portable();
+const Kernels* kernels_avx2();    // null where not compiled in
+const Kernels* kernels_avx512();
+const Kernels* kernels_neon();
+
+}  // namespace pagemill

@@ -1,0 +1,86 @@
+// Vectors of sixteen lanes on AVX-512 (F, BW, VL, VNNI). All simd_*.h offer the same names.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pagemill {
+namespace {
+
+constexpr const char* kName = "avx512";
+constexpr bool kSignedQ8 = false;  // vpdpbusd multiplies unsigned by signed bytes
+constexpr int kRows = 6, kColumns = 2;  // the register block of the quantized product
+constexpr int kDenseRows = 12;
+constexpr int kQueryRows = 8;
+constexpr int kValueVectors = 4;  // of a value row, held while tokens are added up
+
+struct F32 { __m512 v; };
+struct I32 { __m512i v; };
+struct Bytes { __m512i v; };  // 16 columns of 4 bytes
+
+inline F32 zero() { return {_mm512_setzero_ps()}; }
+inline F32 splat(float x) { return {_mm512_set1_ps(x)}; }
+inline F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
+inline F32 load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+inline void store_half(uint16_t* p, F32 a) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline F32 load_bf16(const uint16_t* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32 round(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
+inline float largest(F32 a) { return _mm512_reduce_max_ps(a.v); }
+// 2^n for whole n in [-126, 127]
+inline F32 power_of_two(F32 n) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+}
+// a where x >= limit, else zero; false for NaN
+inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_GE_OQ), a.v)};
+}
+// the first n lanes of a, the others from b
+inline F32 first_lanes(F32 a, F32 b, int n) {
+  return {_mm512_mask_mov_ps(b.v, (__mmask16)((1u << n) - 1), a.v)};
+}
+// Rounds two vectors to 32 int8 and returns their sum.
+inline int32_t store_int8(int8_t* p, F32 a, F32 b) {
+  const __m512i x = _mm512_cvtps_epi32(a.v), y = _mm512_cvtps_epi32(b.v);
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x));
+  _mm_storeu_si128((__m128i*)(p + 16), _mm512_cvtepi32_epi8(y));
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(x, y));
+}
+
+inline I32 int_zero() { return {_mm512_setzero_si512()}; }
+inline I32 int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
+template <int kBits>
+inline I32 shift_left(I32 a) { return {_mm512_slli_epi32(a.v, kBits)}; }
+inline F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline Bytes high_nibbles(Bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+inline Bytes splat_bytes(const int8_t* four) {
+  int32_t x;
+  __builtin_memcpy(&x, four, 4);
+  return {_mm512_set1_epi32(x)};
+}
+// Adds four products a column. dot_small: weights 0..15. dot_q8: weights as q8 tiles hold them.
+inline I32 dot_small(I32 acc, Bytes w, Bytes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
+inline I32 dot_q8(I32 acc, Bytes w, Bytes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
+
+inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace pagemill
