@@ -1,0 +1,130 @@
+"""Planning: every "auto" of the engine's settings resolved for one model on one machine.
+
+One pure function from what was asked and what is there to a frozen `EnginePlan`. What was asked for
+explicitly is honoured or refused with both numbers and the ways out, never changed in silence.
+Standard library only: the plan is made, and shown, before anything heavy is loaded.
+"""
+
+from typing import Protocol
+
+from pagemill.errors import ConfigError
+from pagemill.types import EnginePlan, Machine, ModelCard
+
+DEFAULT_NUM_SEQS = 64
+MAX_NUM_SEQS = 1024
+DEFAULT_BATCHED_TOKENS = 512
+DEFAULT_QUEUED = 512
+TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
+KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
+SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
+
+
+class EngineSettings(Protocol):
+    """What may be asked for; 0 and "auto" leave the choice to the plan."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def max_num_seqs(self) -> int: ...
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+    @property
+    def max_queued(self) -> int: ...
+    @property
+    def kv_cache_memory(self) -> int: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def prefix_caching(self) -> bool: ...
+
+
+def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: str) -> EnginePlan:
+    """Resolve `config`. Raises ConfigError, naming the setting, for what cannot be honoured.
+
+    The backend "auto" becomes "cpu"; a caller without native kernels asks for "reference".
+    """
+    backend = "cpu" if config.backend == "auto" else config.backend
+    page_size = _within("page_size", config.page_size, 1, 1024)
+    max_num_seqs = _within("max_num_seqs", config.max_num_seqs or DEFAULT_NUM_SEQS, 1, MAX_NUM_SEQS)
+    # However many answers run, a prompt must find room beside them.
+    default_tokens = max(DEFAULT_BATCHED_TOKENS, 2 * max_num_seqs)
+    batched = _within(
+        "max_num_batched_tokens", config.max_num_batched_tokens or default_tokens, 1, 1 << 20
+    )
+    if config.max_model_len:
+        _within("max_model_len", config.max_model_len, 1, card.context_length)
+    page_bytes = page_size * kv_bytes_per_token(card, backend)
+    num_pages = _num_pages(config, card, machine, page_size, page_bytes, max_num_seqs)
+    max_model_len = config.max_model_len or min(card.context_length, num_pages * page_size)
+    return EnginePlan(
+        model_path=model_path,
+        backend=backend,
+        threads=_within("threads", config.threads or machine.cores, 1, 1024),
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=batched,
+        max_queued=_within("max_queued", config.max_queued or DEFAULT_QUEUED, 1, 1 << 20),
+        page_size=page_size,
+        num_pages=num_pages,
+        kv_bytes=num_pages * page_bytes,
+        prefix_caching=config.prefix_caching,
+    )
+
+
+def kv_bytes_per_token(card: ModelCard, backend: str = "cpu") -> int:
+    """Keys and values of one token in all layers: float16, or float32 on the reference."""
+    element_size = 4 if backend == "reference" else 2
+    return card.layers * 2 * card.kv_heads * card.head_dim * element_size
+
+
+def _num_pages(
+    config: EngineSettings,
+    card: ModelCard,
+    machine: Machine,
+    page_size: int,
+    page_bytes: int,
+    max_num_seqs: int,
+) -> int:
+    """Pages of the cache: at least one request of the longest length, whatever else."""
+    free = max(0, machine.available_bytes - card.weights_bytes)
+    needed_len = config.max_model_len or min(SMALLEST_USEFUL_LEN, card.context_length)
+    needed = -(-needed_len // page_size)
+    longest = -(-(config.max_model_len or card.context_length) // page_size)
+    if config.kv_cache_memory:
+        num_pages, have = config.kv_cache_memory // page_bytes, config.kv_cache_memory
+        if config.kv_cache_memory > free:
+            raise _refusal("kv_cache_memory", config.kv_cache_memory, free, needed_len)
+    else:
+        wanted = max(longest, -(-max_num_seqs * TYPICAL_LEN // page_size))
+        allowed = int(free * KV_SHARE) // page_bytes
+        if config.max_model_len:  # asked for: may take more than the usual share
+            allowed = max(allowed, min(needed, free // page_bytes))
+        num_pages, have = min(wanted, allowed), free
+    if num_pages < needed:
+        raise _refusal("max_model_len", needed * page_bytes, have, needed_len)
+    # No request mix can use more than this; the rest would only be address space.
+    return min(num_pages, max(longest, longest * max_num_seqs))
+
+
+def _refusal(setting: str, need: int, have: int, needed_len: int) -> ConfigError:
+    return ConfigError(
+        f"{setting}: keys and values need {_mib(need)}, there are {_mib(have)} "
+        f"(for a context of at least {needed_len} tokens, beside the weights); "
+        f"lower --max-model-len, set --kv-cache-memory to what this machine can spare, "
+        f"or choose a smaller model",
+        param=setting,
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f} MiB"
+
+
+def _within(setting: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise ConfigError(f"{setting} is {value}; it must be in {low}..{high}", param=setting)
+    return value
