@@ -27,12 +27,14 @@ struct Chunks {  // finds the chunk that holds tokens 16 i .. 16 i + 15 of a seq
   }
 };
 
+// Chunks are scattered over the cache, where the hardware cannot guess the next one: `ahead` is read soon.
 template <bool kHalf, int kM>
-void chunk_scores(const void* keys, size_t at, const float* q, int dim, float* scores, size_t stride) {
+void chunk_scores(const void* keys, size_t at, const char* ahead, const float* q, int dim, float* scores, size_t stride) {
   F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
 #pragma GCC unroll 8
   for (int m = 0; m < kM; m++) even[m] = odd[m] = zero();
   for (int d = 0; d < dim; d += 2) {
+    prefetch(ahead + d * (kHalf ? 32 : 64));
     const F32 first = load_kv<kHalf>(keys, at + d * kChunk), second = load_kv<kHalf>(keys, at + (d + 1) * kChunk);
 #pragma GCC unroll 8
     for (int m = 0; m < kM; m++) {
@@ -55,9 +57,12 @@ void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int 
     for (int v = 0; v < kV; v++) sums[m][v] = zero();
   for (int t = 0; t < tokens; t += kChunk) {
     const size_t at = chunk(first_chunk + t / kChunk) + (size_t)dim * kChunk + d;
+    const int later = t + 2 * kChunk < tokens ? t / kChunk + 2 : t / kChunk;
+    const size_t ahead = chunk(first_chunk + later) + (size_t)dim * kChunk + d;
     const int n = tokens - t < kChunk ? tokens - t : kChunk;
     for (int i = 0; i < n; i++) {
       F32 value[kV];
+      for (int v = 0; v < kV; v += kHalf ? 2 : 1) prefetch((const char*)values + (ahead + i * dim + 16 * v) * (kHalf ? 2 : 4));
 #pragma GCC unroll 4
       for (int v = 0; v < kV; v++) value[v] = load_kv<kHalf>(values, at + i * dim + 16 * v);
 #pragma GCC unroll 4
@@ -123,8 +128,17 @@ inline void combine(Running& run, float* out, const Running& next, const float* 
 template <bool kHalf, int kM>
 void segment_weights(const KvLayer& layer, const Chunks& chunk, int first_chunk, int tokens, const float* q,
                      float* weights) {
-  for (int c = 0; c * kChunk < tokens; c++)
-    chunk_scores<kHalf, kM>(layer.data, chunk(first_chunk + c), q, layer.padded_dim, weights + c * kChunk, kSegment);
+  constexpr int kAhead = 2;
+  const size_t element = kHalf ? 2 : 4;
+  const int chunks = (tokens + kChunk - 1) / kChunk;
+  const char* values = (const char*)layer.data + layer.padded_dim * kChunk * element;
+  for (int c = 0; c < chunks; c++) {
+    // Towards the end, the first values: they come next.
+    const int next = c + kAhead;
+    const char* ahead = next < chunks ? (const char*)layer.data + chunk(first_chunk + next) * element
+                                      : values + chunk(first_chunk + (next - chunks < chunks ? next - chunks : 0)) * element;
+    chunk_scores<kHalf, kM>(layer.data, chunk(first_chunk + c), ahead, q, layer.padded_dim, weights + c * kChunk, kSegment);
+  }
 }
 
 template <bool kHalf, int kM>

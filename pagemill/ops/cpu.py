@@ -1,9 +1,10 @@
 """The CPU backend: the native kernels behind the `Ops` contract.
 
-A model is recorded once (`ops/recorder.py`) and each step is then one native call without the interpreter
-lock. Called with numpy arrays, the same methods run one operation at once: tests compare them with the
-reference that way. Weights keep their stored bits, repacked; activations of products with quantized weights are
-rounded to int8 per row and group of 32, everything else is float32, and the cache is fp16 unless told otherwise.
+A model is recorded once (`ops/recorder.py`) and each step is then one native call without the
+interpreter lock. Called with numpy arrays, the same methods run one operation at once: tests
+compare them with the reference that way. Weights keep their stored bits, repacked; activations of
+products with quantized weights are rounded to int8 per row and group of 32, everything else is
+float32, and the cache is fp16 unless told otherwise.
 """
 
 from __future__ import annotations
@@ -80,17 +81,24 @@ class CpuOps:
         known = _native.matrix_formats()
         for name in weight.formats:
             if name not in known:
-                raise Unsupported(f"the cpu backend has no kernel for {name} weights; it has {', '.join(known)}")
+                raise Unsupported(
+                    f"the cpu backend has no kernel for {name} weights; it has {', '.join(known)}"
+                )
         if table and len(set(weight.formats)) > 1:
             raise Unsupported("an embedding table of several formats")
-        parts = [(f, p.reshape(-1), n) for f, p, n in zip(weight.formats, weight.parts, weight.rows, strict=True)]
+        parts = [
+            (f, p.reshape(-1), n)
+            for f, p, n in zip(weight.formats, weight.parts, weight.rows, strict=True)
+        ]
         return _native.matrix(self.native, parts, weight.shape[1])
 
     def vector(self, values: Float32) -> Array:
         return _native.vector(np.ascontiguousarray(values, np.float32))
 
     def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Cache:
-        return Cache(_native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype == "f16"))
+        return Cache(
+            _native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype == "f16")
+        )
 
     def compile(self, model: Callable[[Step, Array], Array]) -> Callable[[Step, Array], Array]:
         return _Compiled(self, model)
@@ -98,17 +106,17 @@ class CpuOps:
     def embed(self, ids: Array, table: Array) -> Array:
         if isinstance(ids, np.ndarray):
             step = _bare_step(len(ids), token_ids=ids)
-            return self._at_once(lambda _, s: self.embed(s.token_ids, table), [], step)
+            return self._at_once(lambda _, at: self.embed(at.token_ids, table), [], step)
         return ids.recorder.add("embed", Rows.TOKENS, (table.k,), table=table)
 
     def linear(self, x: Array, weight: Array) -> Array:
         if isinstance(x, np.ndarray):
-            return self._at_once(lambda inputs, _: self.linear(*inputs, weight), [x])
+            return self._at_once(lambda s, _: self.linear(s[0], weight), [x])
         return x.recorder.add("linear", x.shape[0], (weight.n,), (x,), weight=weight)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         if isinstance(x, np.ndarray):
-            return self._at_once(lambda inputs, _: self.rms_norm(*inputs, weight, eps), [x])
+            return self._at_once(lambda s, _: self.rms_norm(s[0], weight, eps), [x])
         heads = 1 if len(x.shape) == 2 else x.shape[1]
         return x.recorder.add(
             "rms_norm", x.shape[0], x.shape[1:], (x,), weight=weight, eps=eps, heads=heads
@@ -116,31 +124,46 @@ class CpuOps:
 
     def silu_mul(self, gate_up: Array) -> Array:
         if isinstance(gate_up, np.ndarray):
-            return self._at_once(lambda inputs, _: self.silu_mul(*inputs), [gate_up])
+            return self._at_once(lambda s, _: self.silu_mul(s[0]), [gate_up])
         inner = (gate_up.shape[1] // 2,)
         return gate_up.recorder.add("silu_mul", gate_up.shape[0], inner, (gate_up,))
 
     def rope(self, x: Array, positions: Array, rope: Rope) -> Array:
         if isinstance(x, np.ndarray):
             step = _bare_step(len(x), positions=positions)
-            return self._at_once(lambda inputs, s: self.rope(*inputs, s.positions, rope), [x], step)
+            return self._at_once(lambda s, at: self.rope(s[0], at.positions, rope), [x], step)
         table = self._ropes.setdefault(rope, _RopeTable(rope))
         rows, heads, dim = x.shape
         return x.recorder.add(
-            "rope", rows, (heads, dim), (x,), in_place=True, heads=heads, dim=dim, table=table.native
+            "rope",
+            rows,
+            (heads, dim),
+            (x,),
+            in_place=True,
+            heads=heads,
+            dim=dim,
+            table=table.native,
         )
 
-    def attention(
-        self, q: Array, k: Array, v: Array, kv: Array, step: Step, scale: float
-    ) -> Array:
+    def attention(self, q: Array, k: Array, v: Array, kv: Array, step: Step, scale: float) -> Array:
         if isinstance(q, np.ndarray):
             return self._at_once(
-                lambda inputs, s: self.attention(*inputs, kv, s, scale), [q, k, v], step, kv.cache
+                lambda s, at: self.attention(s[0], s[1], s[2], kv, at, scale),
+                [q, k, v],
+                step,
+                kv.cache,
             )
         rows, heads, dim = q.shape
         inputs = (q, k, v)
         return q.recorder.add(
-            "attention", rows, (heads, dim), inputs, kv=kv.cache, layer=kv.layer, heads=heads, scale=scale
+            "attention",
+            rows,
+            (heads, dim),
+            inputs,
+            kv=kv.cache,
+            layer=kv.layer,
+            heads=heads,
+            scale=scale,
         )
 
     def sample(self, logits: Array, rows: SampleRows) -> Sampled:
@@ -167,7 +190,7 @@ class CpuOps:
 
     def _at_once(
         self,
-        record: Callable[[list[Symbol], SymbolicStep], Symbol],
+        record: Callable[[list[Symbol], Any], Symbol],
         inputs: list[Float32],
         step: Step | None = None,
         cache: Any = None,
@@ -233,9 +256,7 @@ class _Compiled:
         return self.recording.run(step)[:, : self.width]
 
 
-def _bare_step(
-    tokens: int, token_ids: Array | None = None, positions: Array | None = None
-) -> Step:
+def _bare_step(tokens: int, token_ids: Array | None = None, positions: Array | None = None) -> Step:
     """A step for operations that need few of its fields: every token is a row of its own."""
     zeros = np.zeros(tokens, np.int32)
     at = zeros if positions is None else np.ascontiguousarray(positions, np.int32)

@@ -2,11 +2,11 @@
 
 What this file must not know: how anything is computed, and which model is running. A backend
 implements `Ops`; `pagemill/ops/reference.py` is the definition of every method in plain numpy, and
-tests hold every other backend to it. Between ops a model may use four things on arrays, because they
-mean the same everywhere: `.shape`, slicing, `.reshape` and `+`.
+tests hold every other backend to it. Between ops a model may use four things on arrays, because
+they mean the same everywhere: `.shape`, slicing, `.reshape` and `+`.
 
-Names of sizes in shapes: T tokens of this step, S sampled rows, R sequences of this step, K inputs and
-N outputs of a matrix, H query heads, G key/value heads, D head size, V vocabulary.
+Names of sizes in shapes: T tokens of this step, S sampled rows, R sequences of this step, K inputs
+and N outputs of a matrix, H query heads, G key/value heads, D head size, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ Float32 = NDArray[np.float32]
 class Weight:
     """A matrix or vector as stored: `format` names how `parts` mean numbers.
 
-    shape is (N, K) for matrices (y = x @ w.T), (K,) for vectors. For block formats `parts` holds the
-    file's bytes, one row after another; `weights.formats.<format>.unpack` gives their meaning as float32.
-    A fused matrix (q, k, v or gate, up) has several parts stacked along N; they may differ in format
-    only as whole rows, so `format` and `parts` are tuples of equal length.
+    shape is (N, K) for matrices (y = x @ w.T), (K,) for vectors. For block formats `parts` holds
+    the file's bytes, one row after another; `weights.formats.<format>.unpack` gives their meaning
+    as float32. A fused matrix (q, k, v or gate, up) has several parts stacked along N; they may
+    differ in format only as whole rows, so `format` and `parts` are tuples of equal length.
     """
 
     shape: tuple[int, ...]
@@ -41,9 +41,10 @@ class Weight:
 class Step:
     """One forward pass as flat arrays: all that a model sees of the engine.
 
-    Row r of R sequences brings tokens row_starts[r] .. row_starts[r+1] of the T tokens. Its history is
-    kv_lens[r] tokens long after this step and lies in pages page_table[r]; token t is stored in slot
-    slots[t] = page * page_size + offset. Rows of `out_rows` (indices into T, S of them) are sampled.
+    Row r of R sequences brings tokens row_starts[r] .. row_starts[r+1] of the T tokens. Its history
+    is kv_lens[r] tokens long after this step and lies in pages page_table[r]; token t is stored in
+    slot slots[t] = page * page_size + offset. Rows of `out_rows` (indices into T, S of them) are
+    sampled.
     """
 
     token_ids: Int32  # (T,)
@@ -60,8 +61,8 @@ class Step:
 class SampleRows:
     """What `sample` needs to know of each of S rows, as flat arrays. See `decoding.sampler`.
 
-    Edits change single logits before anything else: edit e applies to logit edit_ids[e] of the row r
-    with edit_starts[r] <= e < edit_starts[r+1]; l becomes (l / mul if l > 0 else l * mul) + add.
+    Edits change single logits before anything else: edit e applies to logit edit_ids[e] of the row
+    r with edit_starts[r] <= e < edit_starts[r+1]; l becomes (l / mul if l > 0 else l * mul) + add.
     num_logprobs is -1 for none, else how many most likely tokens to report beside the chosen one.
     """
 
@@ -80,7 +81,8 @@ class SampleRows:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Chosen ids, and log-probabilities of the logits before edits and knobs, for rows that asked."""
+    """Chosen ids, and log-probabilities of the logits before edits and knobs, for rows that
+    asked."""
 
     ids: Int32  # (S,)
     logprobs: Float32  # (S,) of the chosen ids; 0 where num_logprobs is -1
@@ -104,8 +106,8 @@ class WeightSource(Protocol):
     def has(self, name: str) -> bool: ...
 
     def matrix(self, *names: str) -> Weight:
-        """Tensors (N_i, K) stacked along N into one Weight; BadModelFile names what is missing or of
-        the wrong shape. Reads nothing else, so one matrix is in memory at a time."""
+        """Tensors (N_i, K) stacked along N into one Weight; BadModelFile names what is missing or
+        of the wrong shape. Reads nothing else, so one matrix is in memory at a time."""
         ...
 
     def vector(self, name: str) -> Float32: ...
@@ -117,8 +119,8 @@ class Ops(Protocol):
     name: str
 
     def upload(self, weight: Weight, table: bool = False) -> Array:
-        """Take a weight over, repacked as the backend likes. `table`: rows will also be looked up by
-        `embed`. Raises Unsupported, listing what exists, when the format has no kernel here."""
+        """Take a weight over, repacked as the backend likes. `table`: rows will also be looked up
+        by `embed`. Raises Unsupported, listing what exists, when the format has no kernel here."""
         ...
 
     def vector(self, values: Float32) -> Array:
@@ -154,9 +156,7 @@ class Ops(Protocol):
         """(T, heads, D) rotated by position."""
         ...
 
-    def attention(
-        self, q: Array, k: Array, v: Array, kv: Array, step: Step, scale: float
-    ) -> Array:
+    def attention(self, q: Array, k: Array, v: Array, kv: Array, step: Step, scale: float) -> Array:
         """Store k, v (T, G, D) in their slots, then attend causally: q (T, H, D) -> (T, H, D).
         Query head h reads key/value head h // (H // G)."""
         ...

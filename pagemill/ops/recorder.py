@@ -1,9 +1,11 @@
-"""Records a model once as a list of operations on symbolic arrays, then lowers it to a native program.
+"""Records a model once as a list of operations on symbolic arrays, then lowers it to a native
+program.
 
-A model is ordinary Python over an `Ops` object. Called with a `SymbolicStep` and `Symbol`s it computes nothing;
-it leaves behind `Node`s. `lower` turns those into instructions of the native executor: it fuses what one pass over
-a row can do (add and norm, norm and quantization), rotates queries and keys where they lie, and lets buffers be
-reused as soon as nobody reads them. One step then costs one native call, whatever the model.
+A model is ordinary Python over an `Ops` object. Called with a `SymbolicStep` and `Symbol`s it
+computes nothing; it leaves behind `Node`s. `lower` turns those into instructions of the native
+executor: it fuses what one pass over a row can do (add and norm, norm and quantization), rotates
+queries and keys where they lie, and lets buffers be reused as soon as nobody reads them. One step
+then costs one native call, whatever the model.
 
 Knows nothing of numpy arrays, weights' contents or the engine.
 """
@@ -54,7 +56,8 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Symbol:
-    """An array of the recording: columns of a node's result. Offers what models may use on arrays."""
+    """An array of the recording: columns of a node's result. Offers what models may use on
+    arrays."""
 
     recorder: Recorder
     node: Node
@@ -116,7 +119,8 @@ class Recorder:
 def lower(recorder: Recorder, program: Any, result: Symbol) -> dict[Node, int]:
     """Append the recording's instructions to a native program; returns the buffers of nodes.
 
-    Buffers are reused, so only those of inputs (before the run) and of `result` (after it) mean something.
+    Buffers are reused, so only those of inputs (before the run) and of `result` (after it) mean
+    something.
     """
     return _Lowering(recorder.nodes, program, result).run()
 
@@ -130,7 +134,10 @@ class _Lowering:
         self.free: dict[tuple[int, Rows], list[int]] = {}
         self.last_use = self._last_uses()
         self.wants_int8 = {
-            s.base for n in nodes if n.op == "linear" and n.attrs["weight"].quantized for s in n.inputs
+            s.base
+            for n in nodes
+            if n.op == "linear" and n.attrs["weight"].quantized
+            for s in n.inputs
         }
         self.has_int8: set[Node] = set()
 
@@ -159,7 +166,11 @@ class _Lowering:
         if self.nodes[i].op != "add" or i + 1 == len(self.nodes):
             return False
         after = self.nodes[i + 1]
-        return after.op == "rms_norm" and after.inputs[0].node is self.nodes[i] and after.attrs["heads"] == 1
+        return (
+            after.op == "rms_norm"
+            and after.inputs[0].node is self.nodes[i]
+            and after.attrs["heads"] == 1
+        )
 
     def _release(self, i: int) -> None:
         for node, last in self.last_use.items():

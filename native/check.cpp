@@ -1,0 +1,128 @@
+// Compares every kernel table this machine can run with the portable one, on odd shapes. A program of its own, so that it
+// can be built for another processor and run under an emulator:
+//
+//   aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -static -DPAGEMILL_SIMD='"simd_portable.h"' -DPAGEMILL_TABLE=kernels_portable -c kernels.cpp -o portable.o
+//   aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -static -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_SIMD='"simd_neon.h"' -DPAGEMILL_TABLE=kernels_neon -c kernels.cpp -o neon.o
+//   aarch64-linux-gnu-g++ -std=c++20 -O2 -static check.cpp select.cpp weights.cpp threads.cpp portable.o neon.o -o check && qemu-aarch64-static ./check
+#include <cmath>
+#include <cstdio>
+#include <random>
+
+#include "half.h"
+#include "select.h"
+#include "weights.h"
+
+using namespace pagemill;
+
+namespace {
+
+std::mt19937 generator(1);
+
+std::vector<float> random_floats(size_t n, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> x(n);
+  for (auto& v : x) v = normal(generator);
+  return x;
+}
+
+int failures = 0;
+
+void compare(const char* isa, const std::string& what, const std::vector<float>& got, const std::vector<float>& want, float tolerance) {
+  float worst = 0, size = 0;
+  for (size_t i = 0; i < got.size(); i++) {
+    const float error = std::fabs(got[i] - want[i]);
+    worst = error <= worst ? worst : error;  // NaN counts
+    size = std::max(size, std::fabs(want[i]));
+  }
+  const bool good = worst <= tolerance * std::max(size, 1e-6f);
+  failures += !good;
+  printf("%-8s %-28s %s (largest error %.2g of %.2g)\n", isa, what.c_str(), good ? "ok" : "WRONG", worst, size);
+}
+
+// Bytes of a matrix whose scales are sane and whose quants are anything.
+std::vector<uint8_t> random_blocks(const std::string& format, int n, int k) {
+  const int bytes = format == "Q8_0" ? 34 : format == "Q4_0" ? 18 : 20;
+  std::vector<uint8_t> raw((size_t)n * k / 32 * bytes);
+  for (auto& b : raw) b = (uint8_t)generator();
+  for (size_t at = 0; at < raw.size(); at += bytes)
+    for (int part = 0; part < (format == "Q4_1" ? 2 : 1); part++) {
+      const uint16_t half = float_to_half(0.01f * (1 + generator() % 7));
+      raw[at + 2 * part] = (uint8_t)half, raw[at + 2 * part + 1] = (uint8_t)(half >> 8);
+    }
+  return raw;
+}
+
+struct Rows {
+  std::vector<int8_t> q;
+  std::vector<float> scale, scaled_sum;
+  std::vector<int32_t> neg_sum;
+  Activation view;
+  Rows(int rows, int groups) : q(rows * groups * 32), scale(rows * groups), scaled_sum(rows * groups), neg_sum(rows * groups),
+                               view{q.data(), scale.data(), scaled_sum.data(), neg_sum.data(), groups} {}
+};
+
+std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string& format, const std::vector<uint8_t>& raw, int n, int k,
+                           const std::vector<float>& x, int rows) {
+  const Matrix matrix(kernels, pool, {{format, raw.data(), n}}, k);
+  const PackedWeight& w = matrix.segments()[0].weight;
+  std::vector<float> y((size_t)rows * n + 64);
+  if (is_quantized(w.kind)) {
+    Rows a(rows, w.groups);
+    for (int r = 0; r < rows; r++) kernels.quantize(&x[r * k], k, a.view, r);
+    kernels.linear_quantized(w, a.view, rows, 0, w.tiles, y.data(), n);
+  } else {
+    kernels.linear_dense(w, x.data(), k, rows, 0, w.tiles, y.data(), n);
+  }
+  y.resize((size_t)rows * n);
+  return y;
+}
+
+std::vector<float> attention(const Kernels& kernels, bool half, int dim, int group, int history, const std::vector<float>& numbers) {
+  const int heads = 2, padded = (dim + 15) / 16 * 16, chunks = history / 16 + 2;
+  std::vector<float> cache((size_t)chunks * heads * 2 * 16 * padded);
+  KvLayer layer{cache.data(), half, heads, dim, padded};
+  std::vector<int32_t> pages(chunks);
+  for (int i = 0; i < chunks; i++) pages[i] = chunks - 1 - i;
+  for (int t = 0; t < history; t++)
+    for (int h = 0; h < heads; h++)
+      kernels.store_kv(layer, pages[t / 16] * 16 + t % 16, h, &numbers[(t * 31 + h) % 1000], &numbers[(t * 17 + h * 5) % 1000]);
+  std::vector<float> out((size_t)group * dim), scratch(scratch_size(kernels.max_query_rows, padded));
+  group = std::min(group, kernels.max_query_rows);
+  kernels.attend(layer, {numbers.data(), 0, out.data(), 0, 1, group, history - 1, pages.data(), 1, 1, 0.3f, scratch.data()});
+  return out;
+}
+
+void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
+  for (const std::string format : {"Q8_0", "Q4_0", "Q4_1", "F32"})
+    for (int rows : {1, 3, 7, 13}) {
+      const int n = 50, k = 96;
+      std::vector<uint8_t> raw = format == "F32" ? std::vector<uint8_t>() : random_blocks(format, n, k);
+      const std::vector<float> dense = random_floats(n * k), x = random_floats(rows * k);
+      if (format == "F32") raw.assign((const uint8_t*)dense.data(), (const uint8_t*)(dense.data() + dense.size()));
+      compare(kernels.name, format + " product, " + std::to_string(rows) + " rows", product(kernels, pool, format, raw, n, k, x, rows),
+              product(portable, pool, format, raw, n, k, x, rows), 1e-5f);
+    }
+  const std::vector<float> numbers = random_floats(4096);
+  for (bool half : {true, false})
+    for (int dim : {24, 64, 128})
+      for (int group : {1, 3, 4})
+        for (int history : {1, 15, 100, 1500})
+          compare(kernels.name, "attention " + std::to_string(dim) + " x " + std::to_string(group) + ", " + std::to_string(history),
+                  attention(kernels, half, dim, group, history, numbers), attention(portable, half, dim, group, history, numbers), 1e-4f);
+  for (int n : {5, 16, 70, 576}) {
+    std::vector<float> a(n), b(n);
+    kernels.rms_norm(numbers.data(), &numbers[999], a.data(), n, 1e-5f), portable.rms_norm(numbers.data(), &numbers[999], b.data(), n, 1e-5f);
+    compare(kernels.name, "rms_norm " + std::to_string(n), a, b, 1e-6f);
+    kernels.silu_mul(numbers.data(), &numbers[999], a.data(), n), portable.silu_mul(numbers.data(), &numbers[999], b.data(), n);
+    compare(kernels.name, "silu_mul " + std::to_string(n), a, b, 1e-6f);
+  }
+}
+
+}  // namespace
+
+int main() {
+  Pool pool(2);
+  for (const std::string& isa : available_kernels()) check(select_kernels(isa), *kernels_portable(), pool);
+  printf("%d wrong\n", failures);
+  return failures != 0;
+}
