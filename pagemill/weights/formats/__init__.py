@@ -17,13 +17,13 @@ class Format(Protocol):
     """What each module of this package offers."""
 
     @property
-    def NAME(self) -> str: ...  # noqa: N802 - constants of a module
+    def NAME(self) -> str: ...
 
     @property
-    def BLOCK_SIZE(self) -> int: ...  # noqa: N802 - in elements
+    def BLOCK_SIZE(self) -> int: ...
 
     @property
-    def BLOCK_BYTES(self) -> int: ...  # noqa: N802
+    def BLOCK_BYTES(self) -> int: ...
 
     def unpack(self, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(rows, bytes per row) -> (rows, K), exactly what the bytes mean."""
