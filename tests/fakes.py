@@ -1,0 +1,252 @@
+"""Fakes at the engine's seams: a model that remembers only what pages hold, a tiny random Llama.
+
+`RecallModel` makes wrong paging visible: what it stores for a token depends on all tokens before it, as
+keys and values do, and its next token on everything it reads back through the page table. A page that
+was shared wrongly, published but not filled, or overwritten too early gives another answer.
+"""
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagemill.engine.engine import Engine
+from pagemill.models import build
+from pagemill.ops.interface import Float32, Int32, Ops, Sampled, SampleRows, Step, Weight
+from pagemill.ops.reference import ReferenceOps
+from pagemill.types import Delta, EnginePlan, ModelCard, Request, SamplingParams
+
+Checksums = NDArray[np.uint32]
+
+TINY_CARD = ModelCard(
+    name="tiny",
+    architecture="llama",
+    quantization="F32",
+    parameters=0,
+    weights_bytes=0,
+    context_length=256,
+    vocab_size=48,
+    layers=2,
+    hidden_size=16,
+    ffn_size=24,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    rope_dim=4,
+    rope_theta=10000.0,
+    rms_eps=1e-5,
+    tied_embeddings=True,
+)
+
+
+def engine_plan(
+    *,
+    num_pages: int = 64,
+    page_size: int = 4,
+    budget: int = 16,
+    max_num_seqs: int = 8,
+    max_queued: int = 100,
+    max_model_len: int = 0,
+    prefix_caching: bool = True,
+) -> EnginePlan:
+    """A plan for tests; max_model_len 0 is whatever the pages hold."""
+    return EnginePlan(
+        model_path="",
+        backend="reference",
+        threads=1,
+        max_model_len=max_model_len or num_pages * page_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=budget,
+        max_queued=max_queued,
+        page_size=page_size,
+        num_pages=num_pages,
+        kv_bytes=0,
+        prefix_caching=prefix_caching,
+    )
+
+
+class RecallModel:
+    """Next token = a checksum of the history, read through the page table.
+
+    `kv` (slots,) holds a checksum per token: of the one before it and the token's id.
+    """
+
+    def __init__(self, vocab_size: int = 50) -> None:
+        self.vocab_size = vocab_size
+        self.steps: list[Step] = []
+
+    def new_kv(self, num_pages: int, page_size: int) -> Checksums:
+        return np.zeros(num_pages * page_size, np.uint32)
+
+    def __call__(self, step: Step, kv: Checksums) -> Float32:
+        self.steps.append(step)
+        for row in range(len(step.kv_lens)):
+            slots = _slots(step, row)
+            for t in range(step.row_starts[row], step.row_starts[row + 1]):
+                assert step.slots[t] == slots[step.positions[t]]
+                before = kv[slots[step.positions[t] - 1]] if step.positions[t] else 0
+                kv[step.slots[t]] = _checksum(int(before), int(step.token_ids[t]))
+        logits = np.zeros((len(step.out_rows), self.vocab_size), np.float32)
+        for i, out_row in enumerate(step.out_rows):
+            row = int(np.searchsorted(step.row_starts, out_row, side="right")) - 1
+            history = kv[_slots(step, row)[: step.positions[out_row] + 1]]
+            logits[i, self._next_token(history)] = 1
+        return logits
+
+    def _next_token(self, history: Checksums) -> int:
+        return zlib.crc32(history.tobytes()) % self.vocab_size
+
+    def answer(self, request: Request) -> tuple[int, ...]:
+        """The greedy answer, from no cache at all."""
+        history: list[int] = []
+        answer: list[int] = []
+        for token in request.prompt:
+            history.append(_checksum(history[-1] if history else 0, token))
+        while len(answer) < request.max_tokens:
+            answer.append(self._next_token(np.array(history, np.uint32)))
+            if answer[-1] in request.stop_ids:
+                break
+            history.append(_checksum(history[-1], answer[-1]))
+        return tuple(answer)
+
+
+def _slots(step: Step, row: int) -> Int32:
+    """Slots of a row's whole history, oldest first."""
+    where = np.arange(step.kv_lens[row])
+    pages = step.page_table[row, where // step.page_size]
+    slots: Int32 = pages * step.page_size + where % step.page_size
+    return slots
+
+
+def _checksum(before: int, token: int) -> int:
+    return zlib.crc32(token.to_bytes(4, "little"), before)
+
+
+class GreedyOps:
+    """The one operation that an engine calls itself, at its cheapest."""
+
+    name = "fake"
+
+    def sample(self, logits: Float32, rows: SampleRows) -> Sampled:
+        ids = logits.argmax(axis=-1).astype(np.int32)
+        none = np.zeros((len(ids), 0))
+        zeros = np.zeros(len(ids), np.float32)
+        return Sampled(ids, zeros, none.astype(np.int32), none.astype(np.float32))
+
+
+class TinySource:
+    """A checkpoint of random float32 tensors for a card; equal seeds are equal networks."""
+
+    def __init__(self, card: ModelCard, seed: int = 0, extra: tuple[str, ...] = ()) -> None:
+        rng = np.random.default_rng(seed)
+        hidden, ffn = card.hidden_size, card.ffn_size
+        kv_size, q_size = card.kv_heads * card.head_dim, card.heads * card.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"token_embd": (card.vocab_size, hidden)}
+        for layer in range(card.layers):
+            shapes |= {
+                f"blk.{layer}.attn_q": (q_size, hidden),
+                f"blk.{layer}.attn_k": (kv_size, hidden),
+                f"blk.{layer}.attn_v": (kv_size, hidden),
+                f"blk.{layer}.attn_output": (hidden, q_size),
+                f"blk.{layer}.ffn_gate": (ffn, hidden),
+                f"blk.{layer}.ffn_up": (ffn, hidden),
+                f"blk.{layer}.ffn_down": (hidden, ffn),
+                f"blk.{layer}.attn_norm": (hidden,),
+                f"blk.{layer}.ffn_norm": (hidden,),
+            }
+        shapes["output_norm"] = (hidden,)
+        if not card.tied_embeddings:
+            shapes["output"] = (card.vocab_size, hidden)
+        if "rope_freqs" in extra:
+            shapes["rope_freqs"] = (card.rope_dim // 2,)
+        self.tensors: dict[str, Float32] = {
+            name: (1 + rng.random(shape) if len(shape) == 1 else rng.normal(size=shape)).astype(
+                np.float32
+            )
+            for name, shape in shapes.items()
+        }
+
+    def has(self, name: str) -> bool:
+        return name in self.tensors
+
+    def matrix(self, *names: str) -> Weight:
+        return f32_weight(*(self.tensors[name] for name in names))
+
+    def vector(self, name: str) -> Float32:
+        return self.tensors[name]
+
+
+def f32_weight(*matrices: Float32) -> Weight:
+    """Float32 matrices (N_i, K) stacked along N, as a file would store them."""
+    return Weight(
+        shape=(sum(len(matrix) for matrix in matrices), matrices[0].shape[1]),
+        formats=("F32",) * len(matrices),
+        parts=tuple(matrix.view(np.uint8) for matrix in matrices),
+        rows=tuple(len(matrix) for matrix in matrices),
+    )
+
+
+def recall_engine(plan: EnginePlan, vocab_size: int = 50) -> tuple[Engine, RecallModel]:
+    """An engine on a RecallModel."""
+    model = RecallModel(vocab_size)
+    ops: Ops = GreedyOps()  # type: ignore[assignment]  # an engine calls `sample` only
+    return Engine(model, ops, model.new_kv(plan.num_pages, plan.page_size), plan, vocab_size), model
+
+
+def tiny_engine(plan: EnginePlan, card: ModelCard = TINY_CARD) -> Engine:
+    """An engine on a tiny random Llama and the reference backend."""
+    ops = ReferenceOps()
+    model = build(card, ops, TinySource(card))
+    kv = model.new_kv(plan.num_pages, plan.page_size)
+    return Engine(ops.compile(model), ops, kv, plan, card.vocab_size)
+
+
+def run(
+    engine: Engine, after_step: Callable[[Engine], None] | None = None, most_steps: int = 5000
+) -> dict[str, list[Delta]]:
+    """Step until nothing is left; all Deltas by request. Fails if the engine does not come to rest."""
+    deltas: dict[str, list[Delta]] = {}
+    for _ in range(most_steps):
+        if not engine.has_work():
+            break
+        for delta in engine.step():
+            deltas.setdefault(delta.request_id, []).append(delta)
+        if after_step is not None:
+            after_step(engine)
+    assert not engine.has_work(), f"still busy after {most_steps} steps"
+    for of_one in deltas.values():
+        assert [delta.finish is not None for delta in of_one] == [False] * (len(of_one) - 1) + [
+            True
+        ], "one final Delta, and it is the last"
+    return deltas
+
+
+def token_ids(deltas: list[Delta]) -> tuple[int, ...]:
+    """The whole answer of one request."""
+    return tuple(token for delta in deltas for token in delta.token_ids)
+
+
+def request(
+    id_: str | int,
+    prompt: tuple[int, ...] | range | list[int],
+    max_tokens: int = 4,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    priority: int = 0,
+    sampling: SamplingParams | None = None,
+    cache_salt: str = "",
+    stop_ids: tuple[int, ...] = (),
+) -> Request:
+    """A greedy request unless told otherwise."""
+    chosen = sampling or SamplingParams(temperature=temperature, seed=seed)
+    return Request(
+        id=str(id_),
+        prompt=tuple(prompt),
+        max_tokens=max_tokens,
+        sampling=chosen,
+        priority=priority,
+        cache_salt=cache_salt,
+        stop_ids=stop_ids,
+    )
