@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-_SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+from pagemill.hub.names import Name
+from pagemill.hub.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +20,8 @@ def smollm2_path() -> Path:
     """The real model: PAGEMILL_TEST_MODEL, else what `pagemill pull smollm2` left in the store."""
     if given := os.environ.get("PAGEMILL_TEST_MODEL"):
         return Path(given)
-    from pagemill import hub  # most tests need no store
-
     home = Path(os.environ.get("PAGEMILL_HOME", Path.home() / ".pagemill"))
-    stored = hub.resolve("smollm2", hub.Store(home)) if hasattr(hub, "resolve") else None
+    stored = Store(home).find(Name.parse("smollm2"))
     if stored is None:
-        pytest.skip(f"{_SMOLLM2} is not here: run `pagemill pull smollm2` first")
+        pytest.skip("SmolLM2 is not in the store: run `pagemill pull smollm2` first")
     return stored.path

@@ -23,7 +23,7 @@ def ops(request: pytest.FixtureRequest) -> Ops:
     if request.param == "reference":
         return ReferenceOps()
     cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
-    backend: Ops = cpu.CpuOps(threads=1)
+    backend: Ops = cpu.CpuOps(threads=1, kv_dtype="f32")
     return backend
 
 

@@ -1,0 +1,93 @@
+"""Formats against blocks worked out by hand, and packing against its error bound."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from pagemill.weights import formats
+
+NIBBLES = bytes(16 * high + low for low, high in zip(range(16), reversed(range(16)), strict=True))
+UP, DOWN = np.arange(16), np.arange(16)[::-1]  # low halves hold elements 0..15, high 16..31
+
+BLOCKS = {
+    "F32": (struct.pack("<3f", 1.0, -2.5, 3e38), [1.0, -2.5, np.float32(3e38)]),
+    "F16": (struct.pack("<3e", 1.0, -2.5, 65504.0), [1.0, -2.5, 65504.0]),
+    "BF16": (bytes.fromhex("803f20c07f7f"), [1.0, -2.5, 3.3895313892515355e38]),
+    "Q8_0": (
+        struct.pack("<e32b", 0.5, *range(-128, -112), *range(112, 128)),
+        np.r_[-128:-112, 112:128] * 0.5,
+    ),
+    "Q4_0": (struct.pack("<e", 0.25) + NIBBLES, (np.r_[UP, DOWN] - 8) * 0.25),
+    "Q4_1": (struct.pack("<ee", 0.25, -1.5) + NIBBLES, np.r_[UP, DOWN] * 0.25 - 1.5),
+}
+
+
+@pytest.mark.parametrize("name", formats.names())
+def test_a_block_means_what_the_format_says(name):
+    raw, expected = BLOCKS[name]
+    rows = np.frombuffer(raw * 2, np.uint8).reshape(2, -1)
+    values = formats.get(name).unpack(rows)
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, np.stack([expected, expected]).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", formats.names())
+def test_packing_again_changes_nothing(name):
+    form = formats.get(name)
+    values = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
+    once = form.unpack(form.pack(values))
+    np.testing.assert_allclose(form.unpack(form.pack(once)), once, rtol=2e-3, atol=1e-6)
+    assert form.pack(values).shape == (4, formats.bytes_per_row(name, 64))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("Q8_0", 254), ("Q4_0", 8), ("Q4_1", 15)])
+def test_packing_is_off_by_half_a_step_or_little_more(name, steps):
+    form = formats.get(name)
+    values = np.random.default_rng(2).uniform(-3, 3, (64, 32)).astype(np.float32)
+    # Q4_0 has one step less above zero than below, so its worst error there is a whole step.
+    spread = np.ptp(values, axis=1) if name == "Q4_1" else 2 * np.abs(values).max(axis=1)
+    worst = np.abs(form.unpack(form.pack(values)) - values).max(axis=1)
+    assert (worst <= spread / steps * 0.52 + 2e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # A ramp from -1 to 1 in 32 steps, as the `gguf` package packs it.
+        ("Q8_0", "08208189919aa2aab2bac3cbd3dbe3ecf4fc040c141d252d353d464e565e666f777f"),
+        ("Q4_0", "0030809191a2a2b3b3c4c4d5d5e6e6f7f7f8"),
+        ("Q4_1", "443000bc80809191a2a2b3b3c4c4d5d5e6e6f7f7"),
+        (
+            "BF16",
+            "80bf6fbf5fbf4ebf3ebf2dbf1dbf0cbff8bed7beb6be95be67be25bec6bd04bd"
+            "043dc63d253e673e953eb63ed73ef83e0c3f1d3f2d3f3e3f4e3f5f3f6f3f803f",
+        ),
+    ],
+)
+def test_packing_equals_the_gguf_package(name, expected):
+    ramp = np.linspace(-1, 1, 32, dtype=np.float32)[None]
+    assert formats.get(name).pack(ramp).tobytes().hex() == expected
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
+def test_blocks_of_zeros_and_of_one_value(name):
+    form = formats.get(name)
+    values = np.repeat(np.array([[0.0], [3.0]], np.float32), 32, axis=1)
+    np.testing.assert_allclose(form.unpack(form.pack(values)), values, rtol=1e-3)
+
+
+def test_bf16_rounds_ties_to_even_and_keeps_nan():
+    bits = np.array([[0x3F808000, 0x3F818000, 0x7F800001, 0x7F7FFFFF]], np.uint32)
+    packed = formats.get("BF16").pack(bits.view(np.float32)).view("<u2")
+    assert packed.tolist() == [[0x3F80, 0x3F82, 0x7FC0, 0x7F80]]
+
+
+def test_an_unknown_format_lists_what_exists():
+    with pytest.raises(KeyError, match=r"Q4_K.*F32, F16, BF16, Q8_0, Q4_0, Q4_1"):
+        formats.get("Q4_K")
+
+
+def test_rows_of_broken_blocks_are_refused():
+    with pytest.raises(ValueError, match=r"33 elements.*Q8_0 blocks of 32"):
+        formats.bytes_per_row("Q8_0", 33)
