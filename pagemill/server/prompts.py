@@ -1,0 +1,74 @@
+"""Orders to token ids. Long texts are tokenized on a thread: streams never wait for them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from pagemill.errors import InvalidRequest
+from pagemill.server.orders import check_token_ids
+from pagemill.server.ports import ServedModel
+from pagemill.text.chat import Message, chat_prompt
+
+INLINE_CHARS = 8192  # below this a thread costs more than it saves
+
+
+async def _off_loop(work: Callable[[], list[int]], chars: int) -> list[int]:
+    return work() if chars <= INLINE_CHARS else await asyncio.to_thread(work)
+
+
+async def chat_ids(
+    model: ServedModel,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    continue_final: bool,
+) -> list[int]:
+    """A conversation as the model's template lays it out."""
+    template = model.template
+    if template is None:
+        raise InvalidRequest(
+            f"{model.name} has no chat template; use /v1/completions.", param="model"
+        )
+    return await _off_loop(
+        lambda: chat_prompt(
+            model.tokenizer,
+            template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final=continue_final,
+        ),
+        sum(len(message.content) for message in messages),
+    )
+
+
+async def text_ids(
+    model: ServedModel, text: str, *, add_special: bool, parse_special: bool
+) -> list[int]:
+    """A raw text, after the model's begin token where it wants one.
+
+    Control tokens spelled out in the text are plain text unless `parse_special`.
+    """
+    tokenizer = model.tokenizer
+    ids = await _off_loop(lambda: tokenizer.encode(text, special=parse_special), len(text))
+    if add_special and tokenizer.add_bos and tokenizer.bos_id is not None:
+        return [tokenizer.bos_id, *ids]
+    return ids
+
+
+async def completion_ids(
+    model: ServedModel,
+    prompts: Sequence[str | tuple[int, ...]],
+    *,
+    add_special: bool,
+    parse_special: bool,
+) -> list[Sequence[int]]:
+    """The prompts of a text completion; ids are taken as they are, if the model knows them."""
+    found: list[Sequence[int]] = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            found.append(
+                await text_ids(model, prompt, add_special=add_special, parse_special=parse_special)
+            )
+        else:
+            check_token_ids(prompt, model, "prompt")
+            found.append(prompt)
+    return found
