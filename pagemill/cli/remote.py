@@ -51,13 +51,13 @@ class Loaded:
     """One row of `ps`."""
 
     name: str
-    id: str
     size: int
     backend: str
     context: int
     running: int
     waiting: int
-    pid: int
+    pages_used: int
+    pages_total: int
 
 
 @dataclass(frozen=True, slots=True)

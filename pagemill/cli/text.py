@@ -1,6 +1,7 @@
 """How numbers and times read in the columns and timing lines."""
 
 import time
+from collections.abc import Sequence
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -44,7 +45,7 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // MINUTE}m{int(seconds) % MINUTE:02d}s"
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns padded with spaces: reads well and cuts well with awk."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [

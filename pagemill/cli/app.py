@@ -1,0 +1,207 @@
+"""The commands and their options. Each imports what it needs when it runs, and nothing before."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pagemill.cli.boundary import boundary, print_note
+from pagemill.cli.options import with_settings
+from pagemill.config import Settings
+
+Model = Annotated[str, typer.Argument(help="smollm2, hf.co/org/repo:Q4_K_M or ./file.gguf")]
+Models = Annotated[list[str], typer.Argument(help="One or more models.")]
+Url = Annotated[
+    str, typer.Option("--url", help="A server, as http://host:port; else the configured address.")
+]
+
+app = typer.Typer(
+    name="pagemill",
+    help="Run language models on this machine: in the terminal, or as a server for many.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def run_app(arguments: list[str]) -> int:
+    """Parse and run one command line; its exit code."""
+    try:
+        app(arguments, prog_name="pagemill")
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    return 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from pagemill import __version__
+
+        typer.echo(f"pagemill {__version__}")
+        raise typer.Exit
+
+
+def _number(help_: str) -> Any:
+    """An option that stays text: one reader checks knobs, whoever turns them."""
+    return typer.Option(metavar="NUMBER", help=help_, show_default=False)
+
+
+@app.callback()
+def pagemill(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Run language models on this machine: in the terminal, or as a server for many."""
+
+
+@app.command()
+@boundary
+@with_settings("engine", "hub")
+def run(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="Without one: a chat in the terminal.")] = "",
+    system: Annotated[str, typer.Option(metavar="TEXT", help="The system message.")] = "",
+    temperature: Annotated[str, _number("0: always the likeliest token.")] = "",
+    top_p: Annotated[str, _number("Only tokens that add up to this share.")] = "",
+    top_k: Annotated[str, _number("Only this many of the likeliest tokens.")] = "",
+    max_tokens: Annotated[str, _number("Longest answer, in tokens.")] = "",
+    seed: Annotated[str, _number("The same seed, the same answer.")] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show timings.")] = False,
+    nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Leave lines long.")] = False,
+    url: Url = "",
+    *,
+    settings: Settings,
+) -> None:
+    """Ask a model, or chat with it. Uses a running server if there is one."""
+    from pagemill.cli.run import RunOrder
+    from pagemill.cli.run import run as answer
+    from pagemill.cli.talk import Knobs
+
+    given = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "max_tokens": max_tokens,
+        "seed": seed,
+    }
+    knobs = Knobs()
+    for name, text in given.items():
+        knobs = knobs.with_text(name, text) if text else knobs
+    order = RunOrder(model, prompt, knobs, system, verbose, not nowordwrap, url)
+    raise typer.Exit(answer(order, settings, None if sys.stdin.isatty() else sys.stdin))
+
+
+@app.command()
+@boundary
+@with_settings("engine", "http", "hub")
+def serve(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="None: every model on this machine.")
+    ] = None,
+    preload: Annotated[bool, typer.Option("--preload", help="Load before the first use.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Validate everything and exit.")] = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Serve models over HTTP, with OpenAI's API, to many at once."""
+    from pagemill.cli.serve import check_only
+    from pagemill.cli.serve import serve as start
+
+    if check:
+        typer.echo(check_only(models or [], settings))
+    else:
+        start(models or [], settings, preload=preload)
+
+
+@app.command()
+@boundary
+@with_settings("hub")
+def pull(models: Models, *, settings: Settings) -> None:
+    """Download models."""
+    from pagemill.cli import models as local
+
+    for name in models:
+        model = local.pull(name, settings)
+        typer.echo(f"{model.name} is ready: `pagemill run {model.name}`")
+
+
+@app.command("list")
+@boundary
+@with_settings("hub")
+def list_models(*, settings: Settings) -> None:
+    """List the models on this machine."""
+    from pagemill.cli import models as local
+
+    stored = local.open_store(settings).list()
+    typer.echo(local.list_table(stored))
+    if not stored:
+        print_note("No models yet: `pagemill pull smollm2` fetches a small one.")
+
+
+app.command("ls", hidden=True)(list_models)
+
+
+@app.command()
+@boundary
+@with_settings("hub")
+def show(
+    model: Model,
+    template: Annotated[bool, typer.Option("--template", help="Only the chat template.")] = False,
+    license_: Annotated[bool, typer.Option("--license", help="Only the licence.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All metadata.")] = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Show what a model is."""
+    from pagemill.cli import models as local
+
+    what = "template" if template else "license" if license_ else "metadata" if verbose else "card"
+    typer.echo(local.show(model, settings, what))
+
+
+@app.command()
+@boundary
+@with_settings("hub")
+def rm(models: Models, *, settings: Settings) -> None:
+    """Remove models from this machine."""
+    from pagemill.cli import models as local
+
+    for name in local.remove(models, settings):
+        typer.echo(f"removed {name}")
+
+
+@app.command()
+@boundary
+@with_settings()
+def ps(url: Url = "", *, settings: Settings) -> None:
+    """List the models that a running server has in memory."""
+    from pagemill.cli.manage import find_server, ps_table
+
+    typer.echo(ps_table(find_server(settings, url).loaded()))
+
+
+@app.command()
+@boundary
+@with_settings()
+def stop(model: Model, url: Url = "", *, settings: Settings) -> None:
+    """Take a model out of a running server's memory."""
+    from pagemill.cli.manage import find_server
+
+    find_server(settings, url).unload(model)
+    typer.echo(f"stopped {model}")
+
+
+@app.command()
+@boundary
+@with_settings()
+def doctor(*, settings: Settings) -> None:
+    """Explain this machine in plain words, and what to repair."""
+    from pagemill.cli.doctor import examine, report
+
+    text, code = report(examine(settings))
+    typer.echo(text)
+    raise typer.Exit(code)

@@ -1,0 +1,44 @@
+"""`ps` and `stop`: what a running server has in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pagemill.cli import text
+from pagemill.cli.remote import Loaded, Server
+from pagemill.errors import Unavailable
+
+if TYPE_CHECKING:
+    from pagemill.config import Settings
+
+
+def find_server(settings: Settings, url: str) -> Server:
+    """The server to ask; Unavailable with a hint when nothing listens there."""
+    key = settings.http.api_key[0] if settings.http.api_key else ""
+    if url:
+        server = Server.at(url, key)
+    else:
+        server = Server.configured(settings.http.host, settings.http.port, key)
+    if not server.listens():
+        raise Unavailable(
+            f"no server at {server.url}; `pagemill serve` starts one, --url names another"
+        )
+    return server
+
+
+def ps_table(models: list[Loaded]) -> str:
+    """The table of `ps`: what each model takes and how busy it is."""
+    header = ("NAME", "SIZE", "PROCESSOR", "CONTEXT", "RUNNING", "WAITING", "KV CACHE")
+    rows = [
+        (
+            model.name,
+            text.size(model.size),
+            model.backend,
+            str(model.context),
+            str(model.running),
+            str(model.waiting),
+            f"{100 * model.pages_used / max(1, model.pages_total):.0f}% used",
+        )
+        for model in models
+    ]
+    return text.table(header, rows)

@@ -1,0 +1,132 @@
+"""The models on this machine: pull, list, show, rm. Works without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pagemill.cli import text
+from pagemill.errors import UnknownModel
+
+if TYPE_CHECKING:
+    from pagemill.config import Settings
+    from pagemill.hub.store import Store, StoredModel
+    from pagemill.types import ModelCard
+
+ID_LEN = 12
+SHOWN_ITEMS = 3  # of a metadata list; vocabularies have tens of thousands
+SHOWN_CHARS = 200
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name."""
+    from pagemill.hub.store import Store
+
+    return Store(settings.hub.home)
+
+
+def pull(name: str, settings: Settings) -> StoredModel:
+    """Download a model (or go on with it), showing how far it is. Complete ones are checked."""
+    from pagemill.cli.progress import pull_progress
+    from pagemill.hub.download import pull as download
+    from pagemill.hub.names import Name
+
+    with pull_progress() as report:
+        return download(Name.parse(name), open_store(settings), settings.hub, progress=report)
+
+
+def local(name: str, settings: Settings) -> StoredModel | None:
+    """The model if it is here: in the store, or a file."""
+    from pagemill.hub import resolve
+
+    return resolve(name, open_store(settings))
+
+
+def ensure(name: str, settings: Settings) -> StoredModel:
+    """The model, pulled if it is not here yet."""
+    return local(name, settings) or pull(name, settings)
+
+
+def required(name: str, settings: Settings) -> StoredModel:
+    """The model if it is here; else an error that says how to get it."""
+    found = local(name, settings)
+    if found is None:
+        raise UnknownModel(f"{name!r} is not on this machine; `pagemill pull {name}` fetches it")
+    return found
+
+
+def short_id(model: StoredModel) -> str:
+    """The first digits of the digest, enough to tell models apart."""
+    return model.digest.removeprefix("sha256:")[:ID_LEN]
+
+
+def list_table(models: list[StoredModel]) -> str:
+    """The table of `list`."""
+    rows = [
+        (str(model.name), short_id(model), text.size(model.size), text.age(model.modified))
+        for model in sorted(models, key=lambda model: -model.modified)
+    ]
+    return text.table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+
+
+def remove(names: list[str], settings: Settings) -> list[str]:
+    """Unlist models; all names are looked up before the first goes."""
+    found = [required(name, settings) for name in names]
+    store = open_store(settings)
+    for model in found:
+        if model.name.kind == "file":
+            raise UnknownModel(f"{model.name} is a file of yours, not in the store; delete it")
+    for model in found:
+        store.remove(model.name)
+    return [str(model.name) for model in found]
+
+
+def card_lines(card: ModelCard, stored: StoredModel) -> str:
+    """What `show` says of a model."""
+    rows = [
+        ("architecture", card.architecture),
+        ("parameters", text.count(card.parameters)),
+        ("context", f"{card.context_length} tokens"),
+        ("quantization", card.quantization),
+        ("size", text.size(stored.size)),
+        ("layers", f"{card.layers} of width {card.hidden_size}"),
+        ("heads", f"{card.heads} for queries, {card.kv_heads} for keys and values"),
+        ("vocabulary", f"{card.vocab_size} tokens"),
+        ("licence", card.license or "not stated"),
+        ("source", stored.source or "-"),
+        ("file", str(stored.path)),
+    ]
+    return "\n".join([str(stored.name), *(f"  {label:<16}{value}" for label, value in rows)])
+
+
+def show(name: str, settings: Settings, what: str) -> str:
+    """The answer of `show`: "card", "template", "license" or "metadata"."""
+    from pagemill.weights.load import open_model
+
+    stored = required(name, settings)
+    checkpoint = open_model(stored.path)
+    metadata = checkpoint.metadata
+    match what:
+        case "template":
+            return str(metadata.get("tokenizer.chat_template") or "This model has no template.")
+        case "license":
+            return str(metadata.get("general.license") or "The file states no licence.")
+        case "metadata":
+            return f"{card_lines(checkpoint.card, stored)}\n\n{metadata_lines(metadata)}"
+        case _:
+            return card_lines(checkpoint.card, stored)
+
+
+def metadata_lines(metadata: Mapping[str, Any]) -> str:
+    """Every key of the file, long values cut."""
+    return "\n".join(f"  {key:<44}{_brief(value)}" for key, value in sorted(metadata.items()))
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, str):
+        shown = repr(value[:SHOWN_CHARS])
+        return shown + ("..." if len(value) > SHOWN_CHARS else "")
+    if hasattr(value, "__len__"):
+        items = ", ".join(str(item)[:SHOWN_CHARS] for item in value[:SHOWN_ITEMS])
+        return f"[{items}, ... {len(value)} items]" if len(value) > SHOWN_ITEMS else f"[{items}]"
+    return str(value)
