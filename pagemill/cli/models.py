@@ -30,9 +30,12 @@ def pull(name: str, settings: Settings) -> StoredModel:
     from pagemill.cli.progress import pull_progress
     from pagemill.hub.download import pull as download
     from pagemill.hub.names import Name
+    from pagemill.hub.remotes import Remotes
 
+    hub = settings.hub
+    remotes = Remotes(hub.index_url, hub.hf_endpoint, hub.hf_token, offline=hub.offline)
     with pull_progress() as report:
-        return download(Name.parse(name), open_store(settings), settings.hub, progress=report)
+        return download(Name.parse(name), open_store(settings), remotes=remotes, progress=report)
 
 
 def local(name: str, settings: Settings) -> StoredModel | None:

@@ -1,0 +1,21 @@
+"""A plan in plain words: what `serve` prints before it serves, and `serve --check` instead."""
+
+from pagemill.cli.text import count, size
+from pagemill.types import EnginePlan, ModelCard
+
+
+def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
+    """Model, context, threads and memory; memory in the decimal units of `list` and `doctor`."""
+    slots = plan.num_pages * plan.page_size
+    context = f"{plan.max_model_len} tokens"
+    if plan.max_model_len < card.context_length:
+        context += f" (the model could take {card.context_length}; --max-model-len)"
+    total = card.weights_bytes + plan.kv_bytes
+    return [
+        f"{name}: {card.architecture}, {count(card.parameters)} parameters, {card.quantization}",
+        f"  context   {context}",
+        f"  compute   {plan.backend} backend, {plan.threads} threads, "
+        f"{plan.max_num_seqs} requests at once, {plan.max_queued} more may wait",
+        f"  memory    {size(card.weights_bytes)} weights + {size(plan.kv_bytes)} for keys and "
+        f"values ({slots} tokens) = {size(total)}",
+    ]
