@@ -152,12 +152,6 @@ class HttpConfig:
     allow_public: bool = _setting(
         False, _switch, "allow a public address without an API key: anyone may then use the server"
     )
-    allowed_hosts: tuple[str, ...] = _setting(
-        (), _words, "host names that clients may use beside the address, separated by commas"
-    )
-    allowed_origins: tuple[str, ...] = _setting(
-        (), _words, "web pages (https://host) whose scripts may call the server"
-    )
     drain_s: float = _setting(
         30.0, _duration, "how long a stopping server lets answers finish", name="drain"
     )
