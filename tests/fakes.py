@@ -1,8 +1,9 @@
 """Fakes at the engine's seams: a model that remembers only what pages hold, a tiny random Llama.
 
-`RecallModel` makes wrong paging visible: what it stores for a token depends on all tokens before it, as
-keys and values do, and its next token on everything it reads back through the page table. A page that
-was shared wrongly, published but not filled, or overwritten too early gives another answer.
+`RecallModel` makes wrong paging visible: what it stores for a token depends on all tokens before
+it, as keys and values do, and its next token on everything it reads back through the page table. A
+page that was shared wrongly, published but not filled, or overwritten too early gives another
+answer.
 """
 
 import zlib
@@ -205,9 +206,8 @@ def tiny_engine(plan: EnginePlan, card: ModelCard = TINY_CARD) -> Engine:
 def run(
     engine: Engine, after_step: Callable[[Engine], None] | None = None, most_steps: int = 5000
 ) -> dict[str, list[Delta]]:
-    """Step until nothing is left; all Deltas by request. Fails if the engine does not come to rest."""
-    deltas: dict[str, list[Delta]] = {}
-    for _ in range(most_steps):
+    """Step until nothing is left; all Deltas by request. Fails if the engine does not come to
+    rest.""" deltas: dict[str, list[Delta]] = {} for _ in range(most_steps):
         if not engine.has_work():
             break
         for delta in engine.step():

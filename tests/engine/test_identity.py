@@ -1,7 +1,7 @@
 """The promise: a token never depends on paging, batching, memory, caching or who shares the batch.
 
-Every schedule must give exactly what a recompute without any cache gives, greedy and sampled. And the
-matrix must have teeth: each planted fault has to fail it.
+Every schedule must give exactly what a recompute without any cache gives, greedy and sampled. And
+the matrix must have teeth: each planted fault has to fail it.
 """
 
 import itertools
@@ -38,9 +38,9 @@ LONGEST = 28  # tokens of the longest prompt and its answer
 def prompts() -> list[tuple[int, ...]]:
     """Shared and unlike prefixes; two equal prompts; equal pages in unlike places."""
     return [
-        PREFIX + (5, 2, 8),
-        PREFIX + (5, 2, 8),
-        PREFIX + (40,),
+        (*PREFIX, 5, 2, 8),
+        (*PREFIX, 5, 2, 8),
+        (*PREFIX, 40),
         PREFIX,
         (1,),
         PREFIX[4:] + PREFIX[:4] + PREFIX + (2, 2),
