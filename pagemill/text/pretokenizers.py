@@ -21,15 +21,18 @@ _CL100K = (
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
-    """One way of cutting. `ignore_merges`: a piece that is a token stays whole, merges or not."""
+    """One way of cutting. `ignore_merges`: a piece that is a token stays whole, merges or not.
+    `add_bos`: whether prompts begin with the bos token in files that do not say.
+    """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
+    add_bos: bool = False
 
 
 _DIGITS_APART = PreTokenizer((r"\p{N}", _GPT2))
 _PLAIN_GPT2 = PreTokenizer((_GPT2,))
-_LLAMA3 = PreTokenizer((_CL100K % "{1,3}",), ignore_merges=True)
+_LLAMA3 = PreTokenizer((_CL100K % "{1,3}",), ignore_merges=True, add_bos=True)
 _QWEN2 = PreTokenizer((_CL100K % "",))
 _DEFAULT = PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))
 

@@ -14,7 +14,6 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from pagemill.errors import InvalidRequest
-from pagemill.text import pretokenizers
 from pagemill.text.vocabulary import Vocabulary, byte_alphabet, read_vocabulary
 
 # Texts are encoded in parts of about this many characters: the library needs some 200 bytes each.
@@ -129,16 +128,16 @@ def _windows(text: str) -> Iterator[str]:
 
 
 def _library_tokenizer(vocabulary: Vocabulary, special: Mapping[str, int]) -> tokenizers.Tokenizer:
-    row = pretokenizers.get(vocabulary.pre)
     # Special tokens are left out: plain text that is spelled like one finds no such token.
     ids = dict(vocabulary.ids)
     for token in special:
         del ids[token]
     merges: Any = vocabulary.merges
-    bpe = models.BPE(vocab=ids, merges=merges, ignore_merges=row.ignore_merges)
+    bpe = models.BPE(vocab=ids, merges=merges, ignore_merges=vocabulary.cutting.ignore_merges)
     built = tokenizers.Tokenizer(bpe)
     splits: list[Any] = [
-        pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in row.patterns
+        pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        for pattern in vocabulary.cutting.patterns
     ]
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     built.pre_tokenizer = pre_tokenizers.Sequence([*splits, level])

@@ -12,6 +12,8 @@ from operator import add
 from typing import Any
 
 from pagemill.errors import BadModelFile, Unsupported
+from pagemill.text import pretokenizers
+from pagemill.text.pretokenizers import PreTokenizer
 
 MAX_TOKENS = 1 << 20
 MAX_MERGES = 1 << 21
@@ -23,8 +25,11 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # of tokenizer.ggml.token_type
 _TYPES = range(7)
 # Control tokens that end an answer in the model families whose files name only one of them.
 _END_TEXTS = frozenset(
-    ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>"]
-    + ["<|return|>", "<end_of_turn>", "</s>"]
+    f"<{name}>"
+    for name in (
+        *("|im_end|", "|endoftext|", "|eot_id|", "|eom_id|", "|end_of_text|", "|end|", "|return|"),
+        *("end_of_turn", "/s"),
+    )
 )
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
@@ -37,7 +42,7 @@ class Vocabulary:
     plain text must never produce.
     """
 
-    pre: str
+    cutting: PreTokenizer
     tokens: tuple[str, ...]
     ids: Mapping[str, int]
     merges: Sequence[tuple[str, ...]]  # pairs
@@ -60,11 +65,12 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     if len(ids) != len(tokens):
         raise _bad("tokens", _first_duplicate(tokens))
     control, special = _kinds(metadata, tokens)
+    cutting = pretokenizers.get(_value(metadata, "pre", str, "default"))
     bos_id = _token_id(metadata, "bos_token_id", len(tokens))
     ends = {_token_id(metadata, key, len(tokens)) for key in _END_KEYS}
     ends |= {ids[text] for text in _END_TEXTS & ids.keys() if ids[text] in control}
     return Vocabulary(
-        pre=_value(metadata, "pre", str, "default"),
+        cutting=cutting,
         tokens=tuple(tokens),
         ids=ids,
         merges=_merges(metadata, ids, frozenset(tokens[i] for i in special)),
@@ -72,7 +78,7 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         special=special,
         bos_id=bos_id,
         eos_ids=frozenset(end for end in ends if end is not None),
-        add_bos=_value(metadata, "add_bos_token", bool, False) and bos_id is not None,
+        add_bos=_value(metadata, "add_bos_token", bool, cutting.add_bos) and bos_id is not None,
     )
 
 
