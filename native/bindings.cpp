@@ -99,14 +99,18 @@ void define_program(nb::module_& m) {
       .def("silu_mul", [](Program& p, std::pair<int, int> x, int width, std::pair<int, int> out, bool quantized) {
         p.silu_mul(view(x), width, view(out), quantized);
       })
+      .def("linear_silu_mul", [](Program& p, std::pair<int, int> x, std::shared_ptr<Matrix> w, int between, std::pair<int, int> out, bool quantized) {
+        p.linear_silu_mul(view(x), std::move(w), between, view(out), quantized);
+      })
       .def("rope", [](Program& p, std::pair<int, int> x, int heads, int dim, std::shared_ptr<RopeTable> table) {
         p.rope(view(x), heads, dim, std::move(table));
       })
       .def("store_kv", [](Program& p, std::pair<int, int> k, std::pair<int, int> v, std::shared_ptr<KvCache> kv, int layer) {
         p.store_kv(view(k), view(v), std::move(kv), layer);
       })
-      .def("attend", [](Program& p, std::pair<int, int> q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, std::pair<int, int> out) {
-        p.attend(view(q), heads, std::move(kv), layer, scale, view(out));
+      .def("attend", [](Program& p, std::pair<int, int> q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, std::pair<int, int> out,
+                        bool quantized) {
+        p.attend(view(q), heads, std::move(kv), layer, scale, view(out), quantized);
       })
       .def("add", [](Program& p, std::pair<int, int> a, std::pair<int, int> b, int width, std::pair<int, int> out) {
         p.add(view(a), view(b), width, view(out));

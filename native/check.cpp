@@ -68,7 +68,7 @@ std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string
   std::vector<float> y((size_t)rows * n + 64);
   if (is_quantized(w.kind)) {
     Rows a(rows, w.groups);
-    for (int r = 0; r < rows; r++) kernels.quantize(&x[r * k], k, a.view, r);
+    for (int r = 0; r < rows; r++) kernels.quantize(&x[r * k], 0, k, a.view, r);
     kernels.linear_quantized(w, a.view, rows, 0, w.tiles, y.data(), n);
   } else {
     kernels.linear_dense(w, x.data(), k, rows, 0, w.tiles, y.data(), n);

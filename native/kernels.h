@@ -78,7 +78,8 @@ struct Kernels {
   bool signed_q8;  // q8 tiles hold int8, else uint8 with an offset of 128
   int max_query_rows;
 
-  void (*quantize)(const float* x, int k, const Activation& a, int row);
+  // Quantizes columns first_group * 32 .. k of one row; x points to column 0.
+  void (*quantize)(const float* x, int first_group, int k, const Activation& a, int row);
   void (*linear_quantized)(const PackedWeight& w, const Activation& a, int rows, int tile_from, int tile_to,
                            float* y, size_t y_stride);
   void (*linear_dense)(const PackedWeight& w, const float* x, size_t x_stride, int rows, int tile_from,

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-constexpr const char* kOpNames[] = {"embed", "norm", "quantize", "linear", "silu_mul", "rope", "store_kv", "attend", "add", "gather"};
+constexpr const char* kOpNames[] = {"embed", "norm", "quantize", "linear", "linear_silu_mul", "silu_mul", "rope", "store_kv", "attend", "add", "gather"};
 
 }  // namespace
 
@@ -62,6 +62,13 @@ void Program::silu_mul(View x, int width, View out, bool quantized) {
   if (quantized) buffers_[out.buffer].quantized = true;
 }
 
+void Program::linear_silu_mul(View x, std::shared_ptr<Matrix> weight, int between, View out, bool quantized) {
+  auto& i = append(Op::linear_silu_mul);
+  i.a = x, i.b = {between, 0}, i.out = out, i.width = weight->n() / 2, i.quantized = quantized;
+  i.matrix = std::move(weight);
+  if (quantized) buffers_[out.buffer].quantized = true;
+}
+
 void Program::rope(View x, int heads, int dim, std::shared_ptr<RopeTable> table) {
   auto& i = append(Op::rope);
   i.a = i.out = x, i.heads = heads, i.width = dim;
@@ -74,8 +81,10 @@ void Program::store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer) {
   i.kv = std::move(kv);
 }
 
-void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out) {
+void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out, bool quantized) {
   auto& i = append(Op::attend);
+  i.quantized = quantized;
+  if (quantized) buffers_[out.buffer].quantized = true;
   i.a = q, i.out = out, i.heads = heads, i.layer = layer, i.number = scale;
   i.kv = std::move(kv);
 }
@@ -138,7 +147,7 @@ void Program::plan_attention(int heads, int kv_heads, int padded_dim) {
 void Program::prepare(const StepView& step) {
   step_ = step;
   if (step.tokens > placed_tokens_ || step.sampled > placed_sampled_) place_buffers(step.tokens, step.sampled);
-  if (shares_.size() != instructions_.size()) shares_ = std::vector<Shares>(instructions_.size());
+  if (phases_.empty()) plan_phases();
   for (auto& shares : shares_) shares.next.store(0, std::memory_order_relaxed);
   for (const auto& i : instructions_)
     if (i.op == Op::attend) {
@@ -147,12 +156,26 @@ void Program::prepare(const StepView& step) {
     }
 }
 
+void Program::plan_phases() {
+  const auto by_row = [](const Instruction& i) {
+    return i.op != Op::linear && i.op != Op::linear_silu_mul && i.op != Op::attend && i.op != Op::gather;
+  };
+  for (int i = 0; i < (int)instructions_.size(); i++) {
+    const Instruction& now = instructions_[i];
+    const bool joins = i && by_row(now) && by_row(instructions_[i - 1]) &&
+                       buffers_[now.out.buffer].sampled == buffers_[instructions_[i - 1].out.buffer].sampled;
+    if (joins) phases_.back().last = i + 1;
+    else phases_.push_back({i, i + 1});
+  }
+  shares_ = std::vector<Shares>(phases_.size());
+}
+
 void Program::run(const StepView& step) {
   prepare(step);
   pool_->run([this](int thread) {
-    for (size_t i = 0; i < instructions_.size(); i++) {
+    for (size_t i = 0; i < phases_.size(); i++) {
       if (i) pool_->barrier();
-      execute(instructions_[i], shares_[i], thread);
+      execute(phases_[i], shares_[i], thread);
     }
   });
 }
@@ -160,11 +183,11 @@ void Program::run(const StepView& step) {
 std::vector<std::pair<std::string, double>> Program::profile(const StepView& step) {
   prepare(step);
   std::vector<std::pair<std::string, double>> seconds;
-  for (size_t i = 0; i < instructions_.size(); i++) {
+  for (size_t i = 0; i < phases_.size(); i++) {
     const auto start = std::chrono::steady_clock::now();
-    pool_->run([&](int thread) { execute(instructions_[i], shares_[i], thread); });
+    pool_->run([&](int thread) { execute(phases_[i], shares_[i], thread); });
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    const char* name = kOpNames[(int)instructions_[i].op];
+    const char* name = kOpNames[(int)instructions_[phases_[i].first].op];
     auto found = std::find_if(seconds.begin(), seconds.end(), [&](const auto& s) { return s.first == name; });
     if (found == seconds.end()) seconds.emplace_back(name, took.count());
     else found->second += took.count();
@@ -172,31 +195,53 @@ std::vector<std::pair<std::string, double>> Program::profile(const StepView& ste
   return seconds;
 }
 
-void Program::execute(const Instruction& i, Shares& shares, int thread) {
+void Program::execute(const Phase& phase, Shares& shares, int thread) {
+  const Instruction& i = instructions_[phase.first];
   switch (i.op) {
     case Op::linear: return run_linear(i, shares);
+    case Op::linear_silu_mul: return run_linear_silu_mul(i, shares);
     case Op::attend: return run_attention(i, shares, thread);
-    default: return run_rows(i, shares);
+    default: return run_rows(phase, shares);
+  }
+}
+
+// Tiles from .. to of a product, for all rows, into `buffer`.
+void Program::product(const Instruction& i, int from, int to, int buffer) {
+  int before = 0;
+  for (const auto& segment : i.matrix->segments()) {
+    const PackedWeight& w = segment.weight;
+    const int first = std::max(from - before, 0), last = std::min(to - before, w.tiles);
+    before += w.tiles;
+    if (first >= last) continue;
+    float* y = data(buffer) + segment.first_row;
+    const size_t stride = buffers_[buffer].stride;
+    if (is_quantized(w.kind)) kernels_.linear_quantized(w, activation(i.a.buffer), rows(buffer), first, last, y, stride);
+    else kernels_.linear_dense(w, at(i.a, 0), buffers_[i.a.buffer].stride, rows(buffer), first, last, y, stride);
   }
 }
 
 void Program::run_linear(const Instruction& i, Shares& shares) {
+  if (!rows(i.out.buffer)) return;
   int tiles = 0;
   for (const auto& segment : i.matrix->segments()) tiles += segment.weight.tiles;
-  const int count = rows(i.out.buffer);
   const int share = std::clamp(tiles / (pool_->size() * 6) / 2 * 2, 2, 64);
+  shares.each(tiles, share, [&](int from, int to) { product(i, from, to, i.out.buffer); });
+}
+
+void Program::run_linear_silu_mul(const Instruction& i, Shares& shares) {
+  // In groups of 32 columns, so that a share can also be quantized; small enough to stay in the core's own cache.
+  const int count = rows(i.out.buffer), groups = i.width / kGroup, tiles = i.width / kTile;
   if (!count) return;
-  shares.each(tiles, share, [&](int from, int to) {
-    int before = 0;
-    for (const auto& segment : i.matrix->segments()) {
-      const PackedWeight& w = segment.weight;
-      const int first = std::max(from - before, 0), last = std::min(to - before, w.tiles);
-      before += w.tiles;
-      if (first >= last) continue;
-      float* y = data(i.out.buffer) + segment.first_row;
-      const size_t stride = buffers_[i.out.buffer].stride;
-      if (is_quantized(w.kind)) kernels_.linear_quantized(w, activation(i.a.buffer), count, first, last, y, stride);
-      else kernels_.linear_dense(w, at(i.a, 0), buffers_[i.a.buffer].stride, count, first, last, y, stride);
+  const int in_cache = (256 << 10) / (count * kGroup * 3 * (int)sizeof(float));
+  const int share = std::max(1, std::min(groups / (pool_->size() * 6), in_cache));
+  shares.each(groups, share, [&](int from, int to) {
+    product(i, from * 2, to * 2, i.b.buffer);
+    product(i, tiles + from * 2, tiles + to * 2, i.b.buffer);
+    const int column = from * kGroup, end = to * kGroup;
+    for (int row = 0; row < count; row++) {
+      const float* gate = at(i.b, row);
+      kernels_.silu_mul(gate + column, gate + i.width + column, at(i.out, row) + column, end - column);
+      if (i.quantized) kernels_.quantize(at(i.out, row), from, end, activation(i.out.buffer), row);
     }
   });
 }
@@ -217,19 +262,21 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
                             (size_t)buffers_[i.out.buffer].stride, task.count, heads, step_.positions[token],
                             step_.page_table + (size_t)task.row * step_.pages_per_row, step_.page_size / kChunk, kv_head,
                             i.number, scratch});
+    if (!i.quantized) return;
+    for (int t = 0; t < task.count; t++)
+      kernels_.quantize(at(i.out, token + t), (int)column / kGroup, (int)column + heads * layer.dim, activation(i.out.buffer), token + t);
   });
 }
 
-void Program::run_rows(const Instruction& i, Shares& shares) {
-  const int count = rows(i.out.buffer);
+void Program::run_rows(const Phase& phase, Shares& shares) {
+  const int count = rows(instructions_[phase.first].out.buffer);
   shares.each(count, std::max(1, count / (pool_->size() * 4)), [&](int from, int to) {
-    for (int row = from; row < to; row++) {
-      one_row(i, row);
-      if (i.quantized) {
-        const int width = i.op == Op::norm ? i.width * i.heads : i.width;
-        kernels_.quantize(at(i.out, row), width, activation(i.out.buffer), row);
+    for (int row = from; row < to; row++)
+      for (int n = phase.first; n < phase.last; n++) {
+        const Instruction& i = instructions_[n];
+        one_row(i, row);
+        if (i.quantized) kernels_.quantize(at(i.out, row), 0, i.width * (i.op == Op::norm ? i.heads : 1), activation(i.out.buffer), row);
       }
-    }
   });
 }
 

@@ -1,8 +1,9 @@
 // A recorded forward pass: the list of kernel calls of one step with their buffers, run by one native call.
 //
 // Python records a program once (ops/cpu.py) by running a model on arrays that only remember what was done to
-// them. Rows of a buffer are tokens of the step, or sampled rows. All threads walk the list together, share each
-// instruction's work and wait for each other before the next.
+// them. Rows of a buffer are tokens of the step, or sampled rows. All threads walk the list together, share the work of
+// each phase and wait for each other before the next. Neighbouring instructions that work row by row are one phase: a
+// row stays with the thread, and in the cache, that began it.
 #pragma once
 
 #include <memory>
@@ -75,9 +76,11 @@ class Program {
   void quantize(View x, int width);
   void linear(View x, std::shared_ptr<Matrix> weight, int out);
   void silu_mul(View x, int width, View out, bool quantized);  // width: of the result
+  // linear, then silu_mul of its halves: who computed a column of gate and up goes on with it. `between` is linear's buffer.
+  void linear_silu_mul(View x, std::shared_ptr<Matrix> weight, int between, View out, bool quantized);
   void rope(View x, int heads, int dim, std::shared_ptr<RopeTable> table);
   void store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer);
-  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out);
+  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out, bool quantized);
   void add(View a, View b, int width, View out);
   void gather(int from, int out);
 
@@ -95,7 +98,7 @@ class Program {
   std::vector<std::pair<std::string, double>> profile(const StepView& step);
 
  private:
-  enum class Op { embed, norm, quantize, linear, silu_mul, rope, store_kv, attend, add, gather };
+  enum class Op { embed, norm, quantize, linear, linear_silu_mul, silu_mul, rope, store_kv, attend, add, gather };
   struct Buffer {
     int width, stride;
     bool sampled, quantized;
@@ -112,6 +115,9 @@ class Program {
     std::shared_ptr<RopeTable> rope = nullptr;
     std::shared_ptr<KvCache> kv = nullptr;
   };
+  struct Phase {  // instructions that need no barrier between them: one product, or row work on the same rows
+    int first, last;
+  };
   struct Task {  // query tokens of one row that attend together
     int row, first, count, cost;
   };
@@ -120,10 +126,13 @@ class Program {
   void prepare(const StepView& step);
   void place_buffers(int tokens, int sampled);
   void plan_attention(int heads, int kv_heads, int padded_dim);
-  void execute(const Instruction& instruction, Shares& shares, int thread);
+  void plan_phases();
+  void execute(const Phase& phase, Shares& shares, int thread);
   void run_linear(const Instruction& instruction, Shares& shares);
+  void run_linear_silu_mul(const Instruction& instruction, Shares& shares);
   void run_attention(const Instruction& instruction, Shares& shares, int thread);
-  void run_rows(const Instruction& instruction, Shares& shares);
+  void run_rows(const Phase& phase, Shares& shares);
+  void product(const Instruction& instruction, int from, int to, int buffer);
   void one_row(const Instruction& instruction, int row);
   float* at(View view, int row) const { return data(view.buffer) + (size_t)row * buffers_[view.buffer].stride + view.offset; }
   Activation activation(int buffer) const;
@@ -132,7 +141,8 @@ class Program {
   std::shared_ptr<Pool> pool_;
   std::vector<Buffer> buffers_;
   std::vector<Instruction> instructions_;
-  std::vector<Shares> shares_;
+  std::vector<Phase> phases_;
+  std::vector<Shares> shares_;  // one a phase
   std::vector<Task> tasks_;  // of the attention, the longest first
   int task_group_ = 0;       // query heads of a task
   StepView step_;

@@ -36,8 +36,8 @@ inline F32 exp(F32 x) {
   return keep_if_at_least(x, lowest, mul(p, power_of_two(n)));
 }
 
-void quantize(const float* x, int k, const Activation& a, int row) {
-  for (int g = 0; g < a.groups; g++) {
+void quantize(const float* x, int first_group, int k, const Activation& a, int row) {
+  for (int g = first_group; g * kGroup < k; g++) {
     const int left = k - g * kGroup;
     const float* at = x + g * kGroup;
     const F32 low = load_first(at, left), high = left > 16 ? load_first(at + 16, left - 16) : zero();

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+_GROUP = 32  # inputs that share a scale in quantized activations; kGroup in native/kernels.h
+
 
 class Rows(Enum):
     """What the first axis of a symbolic array counts."""
@@ -142,17 +144,30 @@ class _Lowering:
         self.has_int8: set[Node] = set()
 
     def run(self) -> dict[Node, int]:
-        skip = False
-        for i, node in enumerate(self.nodes):
-            if skip:
-                skip = False
-            elif self._fuses_with_next(i):
-                self._norm(self.nodes[i + 1], added=node)
-                skip = True
-            else:
+        i = 0
+        while i < len(self.nodes):
+            node, after = self.nodes[i], self.nodes[i + 1] if i + 1 < len(self.nodes) else None
+            fused = after is not None and self._fuse(node, after)
+            if not fused:
                 getattr(self, "_" + node.op)(node)
-            self._release(i)
+            for done in range(i, i + 1 + fused):
+                self._release(done)
+            i += 1 + fused
         return self.buffer_of
+
+    def _fuse(self, node: Node, after: Node) -> bool:
+        """One instruction for both nodes, where there is one."""
+        if not after.inputs or after.inputs[0].node is not node:
+            return False
+        if (node.op, after.op) == ("add", "rms_norm") and after.attrs["heads"] == 1:
+            self._norm(after, added=node)
+            return True
+        if (node.op, after.op) == ("linear", "silu_mul"):
+            weight, alone = node.attrs["weight"], self.last_use[node] == self.nodes.index(after)
+            if alone and weight.num_segments == 1 and after.width % _GROUP == 0:
+                self._linear_silu_mul(node, after)
+                return True
+        return False
 
     def _last_uses(self) -> dict[Node, int]:
         last = {_base(node): i for i, node in enumerate(self.nodes)}
@@ -161,16 +176,6 @@ class _Lowering:
                 last[symbol.base] = i
         last[self.result.base] = len(self.nodes)
         return last
-
-    def _fuses_with_next(self, i: int) -> bool:
-        if self.nodes[i].op != "add" or i + 1 == len(self.nodes):
-            return False
-        after = self.nodes[i + 1]
-        return (
-            after.op == "rms_norm"
-            and after.inputs[0].node is self.nodes[i]
-            and after.attrs["heads"] == 1
-        )
 
     def _release(self, i: int) -> None:
         for node, last in self.last_use.items():
@@ -200,12 +205,22 @@ class _Lowering:
         self.program.embed(node.attrs["table"], self._place(node)[0])
 
     def _linear(self, node: Node) -> None:
+        x = self._linear_input(node)
+        self.program.linear(x, node.attrs["weight"], self._place(node)[0])
+
+    def _linear_silu_mul(self, node: Node, after: Node) -> None:
+        x, between, out = self._linear_input(node), self._place(node)[0], self._place(after)
+        weight = node.attrs["weight"]
+        self.program.linear_silu_mul(x, weight, between, out, self._quantizes(after))
+
+    def _linear_input(self, node: Node) -> tuple[int, int]:
+        """The view of a product's input, quantized if the weight wants it so."""
         (x,) = node.inputs
         if node.attrs["weight"].quantized and x.base not in self.has_int8:
             assert x.offset == 0 and x.width == x.base.width
             self.program.quantize(self._view(x), x.width)
             self.has_int8.add(x.base)
-        self.program.linear(self._view(x), node.attrs["weight"], self._place(node)[0])
+        return self._view(x)
 
     def _rms_norm(self, node: Node) -> None:
         self._norm(node, added=None)
@@ -231,7 +246,9 @@ class _Lowering:
         q, k, v = (self._view(symbol) for symbol in node.inputs)
         kv, layer, heads, scale = (node.attrs[name] for name in ("kv", "layer", "heads", "scale"))
         self.program.store_kv(k, v, kv, layer)
-        self.program.attend(q, heads, kv, layer, scale, self._place(node))
+        # A task writes whole heads, so it can quantize them if they are whole groups.
+        quantized = node.width // heads % _GROUP == 0 and self._quantizes(node)
+        self.program.attend(q, heads, kv, layer, scale, self._place(node), quantized)
 
     def _add(self, node: Node) -> None:
         a, b = (self._view(symbol) for symbol in node.inputs)
