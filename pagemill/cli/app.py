@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,22 @@ from pagemill.cli.boundary import boundary, print_note
 from pagemill.cli.options import with_settings
 from pagemill.config import Settings
 
-Model = Annotated[str, typer.Argument(help="smollm2, hf.co/org/repo:Q4_K_M or ./file.gguf")]
-Models = Annotated[list[str], typer.Argument(help="One or more models.")]
+
+def _spelled(name: Any) -> Any:
+    """folder/file.gguf means ./folder/file.gguf when there is such a file."""
+    if isinstance(name, list | tuple):
+        return [_spelled(one) for one in name]
+    plain = (
+        isinstance(name, str) and name.endswith(".gguf") and not name.startswith((".", "/", "~"))
+    )
+    return f"./{name}" if plain and Path(name).is_file() else name
+
+
+Model = Annotated[
+    str,
+    typer.Argument(help="smollm2, hf.co/org/repo:Q4_K_M or ./file.gguf", callback=_spelled),
+]
+Models = Annotated[list[str], typer.Argument(help="One or more models.", callback=_spelled)]
 Url = Annotated[
     str, typer.Option("--url", help="A server, as http://host:port; else the configured address.")
 ]
@@ -100,7 +115,8 @@ def run(
 @with_settings("engine", "http", "hub")
 def serve(
     models: Annotated[
-        list[str] | None, typer.Argument(help="None: every model on this machine.")
+        list[str] | None,
+        typer.Argument(help="None: every model on this machine.", callback=_spelled),
     ] = None,
     preload: Annotated[bool, typer.Option("--preload", help="Load before the first use.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Validate everything and exit.")] = False,
@@ -189,10 +205,9 @@ def ps(url: Url = "", *, settings: Settings) -> None:
 @with_settings()
 def stop(model: Model, url: Url = "", *, settings: Settings) -> None:
     """Take a model out of a running server's memory."""
-    from pagemill.cli.manage import find_server
+    from pagemill.cli import manage
 
-    find_server(settings, url).unload(model)
-    typer.echo(f"stopped {model}")
+    typer.echo(f"stopped {manage.stop(manage.find_server(settings, url), model)}")
 
 
 @app.command()

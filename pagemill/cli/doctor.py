@@ -169,7 +169,7 @@ def address(settings: Settings) -> list[Finding]:
         except PagemillError as error:
             fix = "choose another port with --port or PAGEMILL_PORT"
             return [Finding("note", "server", f"{server.url} is taken: {error.message}", fix)]
-        names = ", ".join(model.id for model in models) or "no models"
+        names = ", ".join(model.name for model in models) or "no models"
         return [Finding("ok", "server", f"running at {server.url}, serves {names}")]
     if problem := port_problem(host, port):
         fix = "choose another address with --host, --port, PAGEMILL_HOST or PAGEMILL_PORT"

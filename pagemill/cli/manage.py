@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pagemill.cli import text
 from pagemill.cli.remote import Loaded, Server
-from pagemill.errors import Unavailable
+from pagemill.errors import Unavailable, UnknownModel
 
 if TYPE_CHECKING:
     from pagemill.config import Settings
@@ -24,6 +24,19 @@ def find_server(settings: Settings, url: str) -> Server:
             f"no server at {server.url}; `pagemill serve` starts one, --url names another"
         )
     return server
+
+
+def stop(server: Server, name: str) -> str:
+    """Unload a model, however its name is spelled; the name that the server knows it by."""
+    from pagemill.cli.models import matching
+
+    loaded = server.loaded()
+    found = matching(name, loaded)
+    if found is None:
+        names = ", ".join(model.name for model in loaded) or "nothing"
+        raise UnknownModel(f"{name!r} is not loaded on {server.url}; loaded: {names}")
+    server.unload(found.name)
+    return found.name
 
 
 def ps_table(models: list[Loaded]) -> str:

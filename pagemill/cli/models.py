@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pagemill.cli import text
-from pagemill.errors import UnknownModel
+from pagemill.errors import InvalidRequest, UnknownModel
 
 if TYPE_CHECKING:
     from pagemill.config import Settings
     from pagemill.hub.store import Store, StoredModel
     from pagemill.types import ModelCard
+
+
+class Named(Protocol):
+    """Anything with a model's name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
 
 ID_LEN = 12
 SHOWN_ITEMS = 3  # of a metadata list; vocabularies have tens of thousands
@@ -46,16 +56,44 @@ def local(name: str, settings: Settings) -> StoredModel | None:
 
 
 def ensure(name: str, settings: Settings) -> StoredModel:
-    """The model, pulled if it is not here yet."""
-    return local(name, settings) or pull(name, settings)
+    """The model, pulled if it is not here yet. A file that is not here cannot be pulled."""
+    return local(name, settings) or (
+        required(name, settings) if is_file(name) else pull(name, settings)
+    )
 
 
 def required(name: str, settings: Settings) -> StoredModel:
     """The model if it is here; else an error that says how to get it."""
     found = local(name, settings)
+    if found is None and is_file(name):
+        raise UnknownModel(f"there is no file {name}")
     if found is None:
         raise UnknownModel(f"{name!r} is not on this machine; `pagemill pull {name}` fetches it")
     return found
+
+
+def is_file(name: str) -> bool:
+    """Whether the name means a file. Raises InvalidRequest for what is no name."""
+    from pagemill.hub.names import Name
+
+    return Name.parse(name).kind == "file"
+
+
+def matching(name: str, there: Sequence[N]) -> N | None:
+    """The one that `name` means, however either of them is spelled."""
+    wanted = canonical(name)
+    return next((one for one in there if canonical(one.name) == wanted), None)
+
+
+def canonical(name: str) -> str:
+    """The full spelling of a model name; names that are not ours stay as they are."""
+    from pagemill.hub.catalogue import Catalogue
+    from pagemill.hub.names import Name
+
+    try:
+        return str(Catalogue.load().canonical(Name.parse(name)))
+    except InvalidRequest:
+        return name
 
 
 def short_id(model: StoredModel) -> str:

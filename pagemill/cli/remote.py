@@ -41,7 +41,7 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 
 class Served:
     """One model of a server's list."""
 
-    id: str
+    name: str
     owner: str
     max_model_len: int | None
 
@@ -215,7 +215,7 @@ class ServerTalker:
 
     @property
     def name(self) -> str:
-        return self.served.id
+        return self.served.name
 
     def info(self) -> list[tuple[str, str]]:
         """Label and value lines of /show info."""

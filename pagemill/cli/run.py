@@ -17,7 +17,6 @@ from pagemill.errors import InvalidRequest, PagemillError, UnknownModel
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pagemill.cli.remote import Served
     from pagemill.config import Settings
 
 MAX_PIPED = 64 << 20  # characters; more than any context takes
@@ -117,7 +116,8 @@ def open_talker(name: str, url: str, settings: Settings) -> Talker:
     a stranger on our port must not get the user's text because its model has the same name.
     """
     key = settings.http.api_key[0] if settings.http.api_key else ""
-    is_file = name.endswith(".gguf")
+    from pagemill.cli.models import is_file, matching
+
     if url:
         from pagemill.cli.remote import Server, ServerTalker
 
@@ -125,16 +125,17 @@ def open_talker(name: str, url: str, settings: Settings) -> Talker:
         served = server.models()
         found = matching(name, served)
         if found is None:
-            names = ", ".join(model.id for model in served) or "none"
+            names = ", ".join(model.name for model in served) or "none"
             raise UnknownModel(f"{server.url} does not serve {name!r}; it serves {names}")
         return ServerTalker(server, found)
-    if not is_file and (talker := _running(name, key, settings)) is not None:
+    if not is_file(name) and (talker := _running(name, key, settings)) is not None:
         return talker
     return _own_engine(name, settings)
 
 
 def _running(name: str, key: str, settings: Settings) -> Talker | None:
     """A talker to the server at the configured address, if it is ours and has the model."""
+    from pagemill.cli.models import matching
     from pagemill.cli.remote import Server, ServerTalker
 
     server = Server.configured(settings.http.host, settings.http.port, key)
@@ -147,22 +148,6 @@ def _running(name: str, key: str, settings: Settings) -> Talker | None:
         return None
     found = matching(name, ours)
     return None if found is None else ServerTalker(server, found)
-
-
-def matching(name: str, served: list[Served]) -> Served | None:
-    """The served model that `name` means, however either of them is spelled."""
-    wanted = {name, canonical(name)}
-    return next((model for model in served if {model.id, canonical(model.id)} & wanted), None)
-
-
-def canonical(name: str) -> str:
-    """The one spelling of a model name; names that are not ours stay as they are."""
-    from pagemill.hub.names import Name
-
-    try:
-        return str(Name.parse(name))
-    except InvalidRequest:
-        return name
 
 
 def _own_engine(name: str, settings: Settings) -> Talker:

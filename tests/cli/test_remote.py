@@ -142,7 +142,7 @@ def test_a_missing_key_is_said_plainly(script: ScriptServer) -> None:
     script.key = "secret"
     with pytest.raises(ConfigError, match="set PAGEMILL_API_KEY"):
         at(script).models()
-    assert at(script, "secret").models()[0].id == "tiny"
+    assert at(script, "secret").models()[0].name == "tiny"
 
 
 def test_rows_of_ps(script: ScriptServer) -> None:

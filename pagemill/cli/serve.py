@@ -1,0 +1,76 @@
+"""`pagemill serve`: everything that can be wrong is found before the slow parts are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pagemill.cli import models as local
+from pagemill.cli.doctor import port_problem
+from pagemill.cli.plan_lines import plan_lines
+from pagemill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pagemill.config import Settings
+    from pagemill.hub.store import StoredModel
+
+NO_MODELS = "No models yet: `pagemill pull smollm2` fetches one, and it is served at once."
+
+
+def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
+    """Serve `names` (none: whatever the store holds) until a signal; missing ones are pulled."""
+    check_address(settings)
+    lines = explain([local.ensure(name, settings) for name in names], settings)
+    if preload and not names:
+        names = [str(model.name) for model in local.open_store(settings).list()]
+
+    from pagemill.runtime import Runtime
+    from pagemill.server.app import create_app
+    from pagemill.server.serve import run
+
+    def listening(url: str) -> None:
+        print(f"Pagemill serves at {url} (OpenAI's API: {url}/v1)", *lines, sep="\n", flush=True)
+
+    app = create_app(Runtime(settings, names), settings.http, names if preload else ())
+    run(app, settings.http, listening)
+
+
+def check_only(names: Sequence[str], settings: Settings) -> str:
+    """What `serve` would say, after all of its checks; nothing is fetched or loaded."""
+    check_address(settings)
+    lines = explain([local.required(name, settings) for name in names], settings)
+    address = f"{settings.http.host} port {settings.http.port}"
+    return "\n".join([f"Pagemill would serve at {address}", *lines, "All is in order."])
+
+
+def check_address(settings: Settings) -> None:
+    """Refuse an address that cannot be used, before anything is fetched or loaded."""
+    http = settings.http
+    if problem := port_problem(http.host, http.port):
+        raise ConfigError(f"{problem}; choose another with --port", param="port")
+    from pagemill.server.serve import check_exposure
+
+    check_exposure(http)
+
+
+def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
+    """The plan of every named model; of an unnamed store, what will be loaded on first use.
+
+    Reads the files' headers: one that cannot be read, or that does not fit, ends the start here.
+    """
+    from pagemill.runtime import this_machine
+
+    if not named:
+        stored = local.open_store(settings).list()
+        names = ", ".join(str(model.name) for model in stored)
+        return [f"Loaded on first use: {names}" if names else NO_MODELS]
+
+    from pagemill.engine.plan import plan
+    from pagemill.weights.load import open_model
+
+    lines: list[str] = []
+    for model in named:
+        card = open_model(model.path).card
+        planned = plan(settings.engine, card, this_machine(), str(model.path))
+        lines += plan_lines(str(model.name), card, planned)
+    return lines
