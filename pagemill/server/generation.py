@@ -199,9 +199,7 @@ class Generation:
         watch = self._metrics.watch(self._started, len(choice.request.prompt))
         try:
             # Closing the generator aborts the request: it must not wait for the collector.
-            stream = cast(
-                "AsyncGenerator[Delta, None]", self.model.client.generate(choice.request)
-            )
+            stream = cast("AsyncGenerator[Delta, None]", self.model.client.generate(choice.request))
             async with aclosing(stream) as deltas:
                 async for delta in deltas:
                     watch.delta(monotonic(), delta)

@@ -259,5 +259,3 @@ class _Families(Collector):
 
     def collect(self) -> Sequence[Metric]:
         return self._families
-
-

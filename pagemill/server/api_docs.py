@@ -1,0 +1,123 @@
+"""What /docs says of the endpoints and their bodies. The checks are in the dialects."""
+
+from typing import Any
+
+DESCRIPTION = (
+    "OpenAI-compatible endpoints of a Pagemill server. Unknown fields are accepted and ignored; "
+    "fields that would change the meaning of an answer and are not supported yet are refused."
+)
+
+Schema = dict[str, Any]
+
+_INT: Schema = {"type": "integer"}
+_BOOL: Schema = {"type": "boolean"}
+_STRING: Schema = {"type": "string"}
+_IDS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+
+
+def _number(low: float, high: float) -> Schema:
+    return {"type": "number", "minimum": low, "maximum": high}
+
+
+_SHARED: Schema = {
+    "model": {**_STRING, "description": "May be left out when one model is served."},
+    "stream": _BOOL,
+    "stream_options": {
+        "type": "object",
+        "properties": {"include_usage": _BOOL, "continuous_usage_stats": _BOOL},
+    },
+    "max_tokens": {"type": "integer", "minimum": 1},
+    "max_completion_tokens": {"type": "integer", "minimum": 1},
+    "min_tokens": {"type": "integer", "minimum": 0},
+    "n": {"type": "integer", "minimum": 1, "maximum": 16},
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "top_k": {**_INT, "description": "0 and -1: off."},
+    "min_p": _number(0, 1),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "repetition_penalty": _number(0.01, 10),
+    "logit_bias": {"type": "object", "additionalProperties": _number(-100, 100)},
+    "seed": _INT,
+    "stop": {"oneOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": 16}]},
+    "stop_token_ids": _IDS,
+    "include_stop_str_in_output": _BOOL,
+    "ignore_eos": _BOOL,
+    "skip_special_tokens": _BOOL,
+    "return_token_ids": _BOOL,
+    "return_tokens_as_token_ids": _BOOL,
+    "priority": {**_INT, "description": "Lower runs first."},
+    "cache_salt": _STRING,
+}
+_MESSAGES: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {
+            "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+            "content": {"oneOf": [_STRING, {"type": "array", "items": {"type": "object"}}]},
+            "name": _STRING,
+        },
+    },
+}
+_PROMPT_ENDING: Schema = {"add_generation_prompt": _BOOL, "continue_final_message": _BOOL}
+_SPECIAL: Schema = {"add_special_tokens": _BOOL, "parse_special": _BOOL}
+
+_BODIES: dict[str, tuple[str, list[str], Schema]] = {
+    "/v1/chat/completions": (
+        "Answer a conversation.",
+        ["messages"],
+        {
+            "messages": _MESSAGES,
+            **_SHARED,
+            "logprobs": _BOOL,
+            "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+            **_PROMPT_ENDING,
+        },
+    ),
+    "/v1/completions": (
+        "Continue a text.",
+        ["prompt"],
+        {
+            "prompt": {
+                "oneOf": [
+                    _STRING,
+                    {"type": "array", "items": _STRING},
+                    _IDS,
+                    {"type": "array", "items": _IDS},
+                ]
+            },
+            **_SHARED,
+            "echo": _BOOL,
+            "logprobs": {"type": "integer", "minimum": 0, "maximum": 5},
+            **_SPECIAL,
+        },
+    ),
+    "/tokenize": (
+        "Token ids of a text or a conversation.",
+        [],
+        {
+            "model": _STRING,
+            "prompt": _STRING,
+            "messages": _MESSAGES,
+            "return_token_strs": _BOOL,
+            **_SPECIAL,
+            **_PROMPT_ENDING,
+        },
+    ),
+    "/detokenize": ("The text of token ids.", ["tokens"], {"model": _STRING, "tokens": _IDS}),
+}
+
+
+def operation(path: str) -> Schema | None:
+    """What the OpenAPI page adds to a route; None for those without a body."""
+    if path not in _BODIES:
+        return None
+    summary, required, properties = _BODIES[path]
+    schema: Schema = {"type": "object", "required": required, "properties": properties}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+    }
