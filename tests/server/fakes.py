@@ -1,0 +1,244 @@
+"""A byte-level model behind the engine's protocol: what the server needs of the other rooms."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pagemill.config import HttpConfig
+from pagemill.errors import Busy, UnknownModel
+from pagemill.types import (
+    Delta,
+    EnginePlan,
+    EngineStats,
+    ModelCard,
+    Request,
+    TokenLogprobs,
+)
+
+EOS, BOS = 256, 257
+VOCAB = 300
+
+
+class ByteTokenizer:
+    """Ids 0 to 255 are bytes, 256 and 257 special, 258 to 299 the letter x."""
+
+    vocab_size = VOCAB
+    bos_id = BOS
+    eos_ids = frozenset({EOS})
+    add_bos = False
+    special_ids = control_ids = frozenset({EOS, BOS})
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        if special:
+            first, *others = text.split("<eos>")
+            ids = list(first.encode())
+            for other in others:
+                ids += [EOS, *other.encode()]
+            return ids
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        shown = [i for i in ids if not (skip_special and self.is_special(i))]
+        return b"".join(map(self.token_bytes, shown)).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id < 256:
+            return bytes([token_id])
+        return b"<special>" if self.is_special(token_id) else b"x"
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self.special_ids
+
+
+class LineTemplate:
+    """role: content, line by line."""
+
+    def render(
+        self,
+        messages: Sequence[object],
+        *,
+        add_generation_prompt: bool = True,
+        tools: object = None,
+        extra: object = None,
+    ) -> str:
+        lines = "".join(f"{m.role}: {m.content}\n" for m in messages)  # type: ignore[attr-defined]
+        return lines + ("assistant: " if add_generation_prompt else "")
+
+
+@dataclass
+class FakeEngine:
+    """Answers every request with `text`, a byte a token; what it was asked is in `requests`."""
+
+    text: bytes = b"Paris is the capital of France."
+    chunk: int = 1  # tokens a delta
+    delay: float = 0.0  # before each delta
+    max_live: int = 64
+    cached: int = 0
+    ends: bool = True  # with end-of-text; else goes round and round
+    error_after: int = -1  # tokens, then the engine fails
+    requests: list[Request] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    live: set[str] = field(default_factory=set)
+    gate: asyncio.Event | None = None  # deltas wait for it
+    broken: Exception | None = None
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        if self.broken is not None:
+            raise self.broken
+        if len(self.live) >= self.max_live:
+            raise Busy("The queue is full.", retry_after=2)
+        self.requests.append(request)
+        self.live.add(request.id)
+        ended = False
+        try:
+            for delta in self._script(request):
+                if self.gate is not None:
+                    await self.gate.wait()
+                await asyncio.sleep(self.delay)
+                ended = delta.finish is not None
+                yield delta
+        finally:
+            self.live.discard(request.id)
+            if not ended:
+                self.aborted.append(request.id)
+
+    def _script(self, request: Request) -> list[Delta]:
+        ids = list(self.text)
+        if self.ends and EOS in request.stop_ids and request.min_tokens <= len(ids):
+            ids.append(EOS)
+        else:
+            ids *= 1 + request.max_tokens // max(1, len(ids))
+        stop = next((i for i, t in enumerate(ids) if t in request.stop_ids), len(ids))
+        ids = ids[: min(request.max_tokens, stop + 1)]
+        deltas = []
+        for at in range(0, len(ids), self.chunk):
+            part = tuple(ids[at : at + self.chunk])
+            if 0 <= self.error_after <= at:
+                return [*deltas, Delta(request.id, finish="error", error="The step failed.")]
+            deltas.append(Delta(request.id, part, self._logprobs(request, part)))
+        last = ids[-1]
+        deltas[-1] = replace(
+            deltas[-1],
+            finish="stop" if last in request.stop_ids else "length",
+            stop_id=last if last in request.stop_ids else None,
+            cached_tokens=self.cached,
+            queue_s=0.01,
+            prefill_s=0.02,
+            decode_s=0.03,
+        )
+        return deltas
+
+    def _logprobs(self, request: Request, part: tuple[int, ...]) -> tuple[TokenLogprobs, ...]:
+        n = request.sampling.logprobs
+        if n is None:
+            return ()
+        return tuple(
+            TokenLogprobs(
+                -0.5, tuple((t + i) % 256 for i in range(n)), (-0.5, *(-9.0,) * (n - 1))[:n]
+            )
+            for t in part
+        )
+
+    async def abort(self, request_id: str) -> None:
+        self.live.discard(request_id)
+
+    async def stats(self) -> EngineStats:
+        if self.broken is not None:
+            raise self.broken
+        return EngineStats(
+            running=len(self.live),
+            pages_total=100,
+            pages_used=25,
+            slots_allocated=400,
+            slots_filled=300,
+            prefix_queries=10,
+            prefix_hits=5,
+            steps=7,
+            step_tokens=70,
+        )
+
+    async def close(self) -> None:
+        self.live.clear()
+
+
+CARD = ModelCard(
+    name="tiny",
+    architecture="llama",
+    quantization="F32",
+    parameters=1,
+    weights_bytes=4,
+    context_length=256,
+    vocab_size=VOCAB,
+    layers=1,
+    hidden_size=8,
+    ffn_size=8,
+    heads=1,
+    kv_heads=1,
+    head_dim=8,
+    rope_dim=8,
+    rope_theta=1e4,
+    rms_eps=1e-5,
+    tied_embeddings=True,
+)
+PLAN = EnginePlan(
+    model_path="tiny.gguf",
+    backend="reference",
+    threads=1,
+    max_model_len=256,
+    max_num_seqs=64,
+    max_num_batched_tokens=256,
+    max_queued=64,
+    page_size=16,
+    num_pages=100,
+    kv_bytes=1,
+    prefix_caching=True,
+)
+
+
+@dataclass
+class FakeModel:
+    client: FakeEngine = field(default_factory=FakeEngine)
+    name: str = "tiny"
+    created: int = 1_700_000_000
+    card: ModelCard = CARD
+    plan: EnginePlan = PLAN
+    tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
+    template: LineTemplate | None = field(default_factory=LineTemplate)
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    created: int
+    max_model_len: int | None
+    loaded: bool
+
+
+class FakeRuntime:
+    """Serves the given models, all loaded."""
+
+    def __init__(self, *models: FakeModel) -> None:
+        self.models = {model.name: model for model in models}
+        self.closed = False
+
+    async def model(self, name: str) -> FakeModel:
+        if name not in self.models:
+            choices = ", ".join(self.models) or "none"
+            raise UnknownModel(f"No such model; there are: {choices}.", param="model")
+        return self.models[name]
+
+    def names(self) -> list[Entry]:
+        return [Entry(m.name, m.created, m.plan.max_model_len, True) for m in self.models.values()]
+
+    def loaded(self) -> list[FakeModel]:
+        return list(self.models.values())
+
+    async def unload(self, name: str) -> None:
+        del self.models[name]
+
+    async def close(self, drain_s: float = 0) -> None:
+        self.closed = True
+
+
+def http_config(**changes: object) -> HttpConfig:
+    return replace(HttpConfig(), **changes)  # type: ignore[arg-type]
