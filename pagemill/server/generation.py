@@ -59,9 +59,11 @@ class Choice:
 
     def feed(self, delta: Delta) -> bool:
         """Take one delta in. True: there is something to send. Raises when the engine failed."""
+        detokenizer = self._detokenizer
+        if detokenizer.stopped is not None:  # aborted: only the final delta still matters
+            return delta.finish is not None and self._end(delta) == ""
         ids = delta.token_ids
         self.completion_tokens += len(ids)
-        detokenizer = self._detokenizer
         # A stop token is no text, special or not, unless the caller asked for it.
         shown = ids if delta.stop_id is None or self._include_stop else ids[:-1]
         text = detokenizer.push(shown) if shown else ""
@@ -71,7 +73,7 @@ class Choice:
         if delta.logprobs:
             self.logprobs.extend(zip(ids, delta.logprobs, strict=True))
             self.pending_bytes += sum(_ENTRY_BYTES * (1 + len(p.top)) for p in delta.logprobs)
-        if delta.finish is not None or detokenizer.stopped is not None:
+        if delta.finish is not None:
             text += self._end(delta)
         if text:
             self.parts.append(text)
@@ -79,19 +81,26 @@ class Choice:
         return bool(text) or self.pending_bytes > 0 or self.finish_reason is not None
 
     def _end(self, delta: Delta) -> str:
+        """Take the final delta in; return the text that was held back."""
         detokenizer = self._detokenizer
+        rest = detokenizer.finish() if detokenizer.stopped is None else ""
+        self.cached_tokens = delta.cached_tokens
+        if detokenizer.stopped is not None:
+            self.finish_reason, self.stop_reason = "stop", detokenizer.stopped
+            return rest
         if delta.finish == "error":
             raise EngineFailure(delta.error or "The engine failed.")
         if delta.finish == "abort":
             raise Unavailable("The server ended this request.")
-        rest = "" if detokenizer.stopped is not None else detokenizer.finish()
-        self.cached_tokens = delta.cached_tokens
         self.finish_reason = "length" if delta.finish == "length" else "stop"
-        if detokenizer.stopped is not None:
-            self.finish_reason, self.stop_reason = "stop", detokenizer.stopped
-        elif delta.stop_id is not None and delta.stop_id not in self._eos_ids:
+        if delta.stop_id is not None and delta.stop_id not in self._eos_ids:
             self.stop_reason = delta.stop_id
         return rest
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string was met: the engine, which knows no text, must be told."""
+        return self._detokenizer.stopped is not None
 
     def take_text(self) -> str:
         """The text since the last take."""
@@ -197,6 +206,7 @@ class Generation:
 
     async def _pump(self, choice: Choice) -> None:
         watch = self._metrics.watch(self._started, len(choice.request.prompt))
+        told = False
         try:
             # Closing the generator aborts the request: it must not wait for the collector.
             stream = cast("AsyncGenerator[Delta, None]", self.model.client.generate(choice.request))
@@ -208,11 +218,12 @@ class Generation:
                             choice.listed = True
                             self.news.append(choice)
                         self._wake()
-                    if choice.finish_reason is not None:
-                        break
-                else:
-                    raise EngineFailure("The engine ended the request without a final event.")
-            watch.finished(choice.finish_reason or "stop")
+                    if delta.finish is None and choice.stopped and not told:
+                        told = True
+                        await self.model.client.abort(choice.request.id)
+            if choice.finish_reason is None:
+                raise EngineFailure("The engine ended the request without a final event.")
+            watch.finished(choice.finish_reason)
         except asyncio.CancelledError:
             watch.finished("abort")
             raise

@@ -11,6 +11,7 @@ from pagemill.server.fields import Fields, parse_object
 from pagemill.server.state import ServerState
 
 BODY_TIMEOUT_S = 60.0
+INLINE_BYTES = 256 * 1024  # parsing more would hold up the streams
 _ALWAYS_OPEN = frozenset({"/health", "/metrics"})  # also while draining
 
 
@@ -80,4 +81,6 @@ async def read_fields(request: Request) -> Fields:
         raise HttpRefusal(
             408, "body_timeout", f"The body did not arrive within {BODY_TIMEOUT_S:g} seconds."
         ) from None
+    if len(body) > INLINE_BYTES:
+        return await asyncio.to_thread(parse_object, body)
     return parse_object(body)

@@ -17,7 +17,7 @@ from pagemill.text.chat import Message
 MAX_MESSAGES = 4096
 MAX_PARTS = 256
 MAX_TEXT = 2**25
-MAX_IDS = 2**22
+MAX_IDS = 2**20
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 

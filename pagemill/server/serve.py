@@ -5,21 +5,26 @@ The first SIGTERM or SIGINT drains: new requests get 503, answers in flight fini
 Either way the process ends in order, with exit code 0.
 """
 
+from __future__ import annotations
+
 import logging
 import socket
 import sys
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
-from fastapi import FastAPI
 
 from pagemill.config import HttpConfig
 from pagemill.errors import ConfigError
 from pagemill.server.connection import bounded_protocol
 from pagemill.server.origin import is_loopback
 from pagemill.server.state import ServerState
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 KEEP_ALIVE_S = 75  # longer than most proxies', so that they close first
 LAST_WORDS_S = 2  # for error records to reach slow readers
@@ -72,7 +77,7 @@ def make_server(
     http: HttpConfig,
     listener: socket.socket,
     on_listening: Callable[[str], None] | None = None,
-) -> "DrainingServer":
+) -> DrainingServer:
     """The server on a bound socket, not yet running."""
     set_up_logging(http.log_level)
     host = f"[{http.host}]" if ":" in http.host else http.host

@@ -95,6 +95,10 @@ class FakeEngine:
                 if self.gate is not None:
                     await self.gate.wait()
                 await asyncio.sleep(self.delay)
+                if request.id in self.aborted:
+                    ended = True
+                    yield Delta(request.id, finish="abort", cached_tokens=self.cached)
+                    return
                 ended = delta.finish is not None
                 yield delta
         finally:
@@ -140,7 +144,7 @@ class FakeEngine:
         )
 
     async def abort(self, request_id: str) -> None:
-        self.live.discard(request_id)
+        self.aborted.append(request_id)
 
     async def stats(self) -> EngineStats:
         if self.broken is not None:
@@ -182,7 +186,7 @@ CARD = ModelCard(
 )
 PLAN = EnginePlan(
     model_path="tiny.gguf",
-    backend="reference",
+    backend="cpu",
     threads=1,
     max_model_len=256,
     max_num_seqs=64,

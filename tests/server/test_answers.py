@@ -55,8 +55,11 @@ async def test_endings(
     assert (last["finish_reason"], last["stop_reason"]) == (reason, stop_reason)
 
 
-async def test_a_stop_string_ends_the_engines_work(live: Live) -> None:
-    await live.chat(stop="is", ignore_eos=True, max_tokens=200)
+async def test_a_stop_string_ends_the_engines_work(start: Start) -> None:
+    live = await start(FakeModel(FakeEngine(cached=4)))
+    usage = (await live.chat(stop="is", ignore_eos=True, max_tokens=200)).json()["usage"]
+    assert usage["completion_tokens"] == len("Paris")
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 4}
     assert live.engine.aborted == [live.engine.requests[0].id]
     assert not live.engine.live
 
