@@ -206,8 +206,9 @@ def tiny_engine(plan: EnginePlan, card: ModelCard = TINY_CARD) -> Engine:
 def run(
     engine: Engine, after_step: Callable[[Engine], None] | None = None, most_steps: int = 5000
 ) -> dict[str, list[Delta]]:
-    """Step until nothing is left; all Deltas by request. Fails if the engine does not come to
-    rest.""" deltas: dict[str, list[Delta]] = {} for _ in range(most_steps):
+    """Step until nothing is left; all Deltas by request. Fails if that takes too long."""
+    deltas: dict[str, list[Delta]] = {}
+    for _ in range(most_steps):
         if not engine.has_work():
             break
         for delta in engine.step():
