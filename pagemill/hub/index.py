@@ -37,7 +37,7 @@ def wheel_url(web: Web, wheel: Wheel) -> str:
             continue
         if sha256 and sha256 != wheel.sha256:
             raise DownloadError(
-                f"{public(web.base)} offers {wheel.file} with sha256 {ascii(sha256[:64])}, "
+                f"{public(web.base)} offers {wheel.file} with sha256 {sha256[:64]!a}, "
                 f"not the pinned {wheel.sha256}"
             )
         return urljoin(url, link)
