@@ -8,6 +8,7 @@ which keeps time linear and memory flat.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import tokenizers
@@ -79,6 +80,12 @@ class Tokenizer:
             start = match.end()
         if start < len(text):
             yield text[start:], None
+
+    @cached_property
+    def special_edges(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Every beginning and every end of a special token that is not the whole of it."""
+        cuts = [(text, n) for text in self.special_tokens for n in range(1, len(text))]
+        return frozenset(text[:n] for text, n in cuts), frozenset(text[n:] for text, n in cuts)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ids, U+FFFD where they are not UTF-8. `skip_special` leaves `control_ids` out."""
