@@ -9,6 +9,12 @@ namespace {
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
+// Floats between rows: an odd number of cache lines, so that a column of many rows does not fall into few cache sets.
+constexpr int row_stride(int width) {
+  const int stride = round_up(width, kGroup);
+  return stride / 16 % 2 ? stride : stride + 16;
+}
+
 constexpr const char* kOpNames[] = {"embed", "norm", "quantize", "linear", "linear_silu_mul", "silu_mul", "rope", "store_kv", "attend", "add", "gather"};
 
 }  // namespace
@@ -25,7 +31,7 @@ KvLayer KvCache::layer(int index) const {
 }
 
 int Program::buffer(int width, bool sampled) {
-  buffers_.push_back({width, round_up(width, kGroup), sampled, false});
+  buffers_.push_back({width, row_stride(width), sampled, false});
   return (int)buffers_.size() - 1;
 }
 
@@ -103,7 +109,7 @@ float* Program::data(int buffer) const { return arena_.as<float>(buffers_[buffer
 
 Activation Program::activation(int buffer) const {
   const Buffer& b = buffers_[buffer];
-  return {arena_.as<int8_t>(b.q), arena_.as<float>(b.scale), arena_.as<float>(b.scaled_sum), arena_.as<int32_t>(b.neg_sum), b.stride / kGroup};
+  return {arena_.as<int8_t>(b.q), arena_.as<float>(b.scale), arena_.as<float>(b.scaled_sum), arena_.as<int32_t>(b.neg_sum), round_up(b.width, kGroup) / kGroup};
 }
 
 void Program::place_buffers(int tokens, int sampled) {
@@ -116,7 +122,7 @@ void Program::place_buffers(int tokens, int sampled) {
     return at;
   };
   for (Buffer& b : buffers_) {
-    const size_t rows = b.sampled ? placed_sampled_ : placed_tokens_, groups = rows * (b.stride / kGroup);
+    const size_t rows = b.sampled ? placed_sampled_ : placed_tokens_, groups = rows * (round_up(b.width, kGroup) / kGroup);
     b.offset = take(rows * b.stride * sizeof(float));
     if (!b.quantized) continue;
     b.q = take(groups * kGroup);

@@ -109,7 +109,6 @@ class EngineTalker:
     def _request(self, turns: list[Turn], knobs: Knobs) -> Request:
         from pagemill.server.fields import Fields
         from pagemill.server.orders import read_order, to_requests
-        from pagemill.text.chat import Message, chat_prompt
 
         model = self._model
         if model.template is None:  # a base model continues a text
@@ -118,6 +117,8 @@ class EngineTalker:
             if model.tokenizer.add_bos and model.tokenizer.bos_id is not None:
                 ids = [model.tokenizer.bos_id, *ids]
         else:
+            from pagemill.text.chat import Message, chat_prompt
+
             messages = [Message(turn.role, turn.content) for turn in turns]
             ids = chat_prompt(model.tokenizer, model.template, messages)
         order = read_order(Fields(knobs.body()), logprobs=None, default_max_tokens=None)
