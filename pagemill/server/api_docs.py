@@ -62,7 +62,11 @@ _MESSAGES: Schema = {
         },
     },
 }
-_PROMPT_ENDING: Schema = {"add_generation_prompt": _BOOL, "continue_final_message": _BOOL}
+_PROMPT_ENDING: Schema = {
+    "add_generation_prompt": _BOOL,
+    "continue_final_message": _BOOL,
+    "chat_template_kwargs": {"type": "object"},
+}
 _SPECIAL: Schema = {"add_special_tokens": _BOOL, "parse_special": _BOOL}
 
 _BODIES: dict[str, tuple[str, list[str], Schema]] = {

@@ -73,6 +73,11 @@ class Fields:
         self._values = values
         self._path = path
 
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """The object as it came, for values that are handed on unread."""
+        return self._values
+
     def path(self, name: str) -> str:
         """The field's name as an error says it."""
         return self._path + name

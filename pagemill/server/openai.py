@@ -5,20 +5,31 @@ answer means and are refused; all others (user, metadata, store, ...) are accept
 The way back, from events to bodies and chunks, is `openai_answers`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pagemill.errors import InvalidRequest
 from pagemill.server.fields import Fields, read_token_ids, show
 from pagemill.server.orders import MAX_CHOICES, MAX_NAME, Order, read_order
-from pagemill.text.chat import Message
+from pagemill.text.chat import ROLES, Message
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 256
 MAX_TEXT = 2**25
 MAX_IDS = 2**20
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages and how the model's template is to lay them out; text only."""
+
+    messages: tuple[Message, ...]
+    add_generation_prompt: bool = True
+    continue_final: bool = False
+    template_values: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # names checked by the template
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +37,7 @@ class ChatOrder:
     """A checked body of /v1/chat/completions."""
 
     order: Order
-    messages: tuple[Message, ...]
-    add_generation_prompt: bool = True
-    continue_final: bool = False
+    conversation: Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +57,9 @@ class TokenizeOrder:
 
     model: str
     prompt: str | None
-    messages: tuple[Message, ...] = ()
+    conversation: Conversation | None = None
     add_special: bool = True
     parse_special: bool = False
-    add_generation_prompt: bool = True
-    continue_final: bool = False
     token_strs: bool = False
 
 
@@ -95,7 +102,7 @@ _CANNOT_HONOUR: dict[str, Callable[[Any], bool]] = {
             *("suffix", "prompt_embeds", "truncate_prompt_tokens", "use_beam_search"),
             *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
             *("structured_outputs", "bad_words", "allowed_token_ids", "logprob_token_ids"),
-            *("prompt_logprobs", "chat_template", "chat_template_kwargs", "documents", "audio"),
+            *("prompt_logprobs", "chat_template", "documents", "audio"),
         ),
         _present,
     ),
@@ -120,16 +127,14 @@ def from_chat(body: Fields) -> ChatOrder:
     top = body.integer("top_logprobs", None, 0, 20)
     if top is not None and not wanted:
         raise InvalidRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
-    add, continued = _prompt_ending(body)
     return ChatOrder(
         order=read_order(body, logprobs=(top or 0) if wanted else None, default_max_tokens=None),
-        messages=read_messages(body),
-        add_generation_prompt=add,
-        continue_final=continued,
+        conversation=read_conversation(body),
     )
 
 
-def _prompt_ending(body: Fields) -> tuple[bool, bool]:
+def read_conversation(body: Fields) -> Conversation:
+    """The messages and how the model's template is to lay them out."""
     continued = body.boolean("continue_final_message", False)
     add = body.boolean("add_generation_prompt", not continued)
     if add and continued:
@@ -137,15 +142,16 @@ def _prompt_ending(body: Fields) -> tuple[bool, bool]:
             "continue_final_message and add_generation_prompt cannot both be true.",
             param="continue_final_message",
         )
-    return add, continued
-
-
-def read_messages(body: Fields) -> tuple[Message, ...]:
-    """The conversation: at least one message, text only."""
     raw = body.items("messages", MAX_MESSAGES)
     if not raw:
         raise InvalidRequest("messages must hold at least one message.", param="messages")
-    return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(raw))
+    values = body.object("chat_template_kwargs")
+    return Conversation(
+        messages=tuple(_message(item, f"messages[{i}]") for i, item in enumerate(raw)),
+        add_generation_prompt=add,
+        continue_final=continued,
+        template_values=values.raw if values else {},
+    )
 
 
 def _message(raw: Any, path: str) -> Message:
@@ -236,15 +242,12 @@ def from_tokenize(body: Fields) -> TokenizeOrder:
     chat = body.get("messages") is not None
     if chat == (prompt is not None):
         raise InvalidRequest("Give either prompt or messages.", param="prompt")
-    add, continued = _prompt_ending(body)
     return TokenizeOrder(
         model=body.string("model", "", MAX_NAME),
         prompt=prompt,
-        messages=read_messages(body) if chat else (),
+        conversation=read_conversation(body) if chat else None,
         add_special=body.boolean("add_special_tokens", True),
         parse_special=body.boolean("parse_special", False),
-        add_generation_prompt=add,
-        continue_final=continued,
         token_strs=body.boolean("return_token_strs", False),
     )
 

@@ -48,12 +48,7 @@ class OpenAIRoutes:
         """POST /v1/chat/completions"""
         chat = openai.from_chat(await read_fields(request))
         model = await self._state.model(chat.order.model)
-        ids = await chat_ids(
-            model,
-            chat.messages,
-            add_generation_prompt=chat.add_generation_prompt,
-            continue_final=chat.continue_final,
-        )
+        ids = await chat_ids(model, chat.conversation)
         return await self._answer(request, CHAT, chat.order, model, [ids])
 
     async def completions(self, request: Request) -> Response:
@@ -121,17 +116,12 @@ class OpenAIRoutes:
         """POST /tokenize"""
         order = openai.from_tokenize(await read_fields(request))
         model = await self._state.model(order.model)
-        if order.prompt is None:
-            ids = await chat_ids(
-                model,
-                order.messages,
-                add_generation_prompt=order.add_generation_prompt,
-                continue_final=order.continue_final,
-            )
+        if order.conversation is not None:
+            ids = await chat_ids(model, order.conversation)
         else:
             ids = await text_ids(
                 model,
-                order.prompt,
+                order.prompt or "",
                 add_special=order.add_special,
                 parse_special=order.parse_special,
             )

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from pagemill.errors import InvalidRequest
+from pagemill.server.openai import Conversation
 from pagemill.server.orders import check_token_ids
 from pagemill.server.ports import ServedModel
-from pagemill.text.chat import Message, chat_prompt
+from pagemill.text.chat import chat_prompt
 
 INLINE_CHARS = 8192  # below this a thread costs more than it saves
 
@@ -15,28 +15,18 @@ async def _off_loop(work: Callable[[], list[int]], chars: int) -> list[int]:
     return work() if chars <= INLINE_CHARS else await asyncio.to_thread(work)
 
 
-async def chat_ids(
-    model: ServedModel,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool,
-    continue_final: bool,
-) -> list[int]:
+async def chat_ids(model: ServedModel, conversation: Conversation) -> list[int]:
     """A conversation as the model's template lays it out."""
-    template = model.template
-    if template is None:
-        raise InvalidRequest(
-            f"{model.name} has no chat template; use /v1/completions.", param="model"
-        )
     return await _off_loop(
         lambda: chat_prompt(
             model.tokenizer,
-            template,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            continue_final=continue_final,
+            model.template,
+            conversation.messages,
+            add_generation_prompt=conversation.add_generation_prompt,
+            continue_final=conversation.continue_final,
+            extra=conversation.template_values,
         ),
-        sum(len(message.content) for message in messages),
+        sum(len(message.content) for message in conversation.messages),
     )
 
 

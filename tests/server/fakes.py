@@ -1,11 +1,14 @@
 """A byte-level model behind the engine's protocol: what the server needs of the other rooms."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from pagemill.config import HttpConfig
 from pagemill.errors import Busy, UnknownModel
+from pagemill.text.chat import ChatTemplate
 from pagemill.types import (
     Delta,
     EnginePlan,
@@ -27,15 +30,21 @@ class ByteTokenizer:
     eos_ids = frozenset({EOS})
     add_bos = False
     special_ids = control_ids = frozenset({EOS, BOS})
+    special_tokens = MappingProxyType({"<eos>": EOS, "<bos>": BOS})
+    special_edges = (frozenset({"<", "<e", "<eo", "<eos"}), frozenset({">"}))
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        if special:
-            first, *others = text.split("<eos>")
-            ids = list(first.encode())
-            for other in others:
-                ids += [EOS, *other.encode()]
-            return ids
-        return list(text.encode())
+        if not special:
+            return list(text.encode())
+        ids: list[int] = []
+        for piece, token_id in self.split_special(text):
+            ids += piece.encode() if token_id is None else [token_id]
+        return ids
+
+    def split_special(self, text: str) -> Iterator[tuple[str, int | None]]:
+        for piece in re.split("(<eos>|<bos>)", text):
+            if piece:
+                yield piece, self.special_tokens.get(piece)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         shown = [i for i in ids if not (skip_special and self.is_special(i))]
@@ -48,21 +57,6 @@ class ByteTokenizer:
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self.special_ids
-
-
-class LineTemplate:
-    """role: content, line by line."""
-
-    def render(
-        self,
-        messages: Sequence[object],
-        *,
-        add_generation_prompt: bool = True,
-        tools: object = None,
-        extra: object = None,
-    ) -> str:
-        lines = "".join(f"{m.role}: {m.content}\n" for m in messages)  # type: ignore[attr-defined]
-        return lines + ("assistant: " if add_generation_prompt else "")
 
 
 @dataclass
@@ -199,6 +193,14 @@ PLAN = EnginePlan(
 )
 
 
+TEMPLATE = ChatTemplate(
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ mood }}"
+    "{% if add_generation_prompt %}assistant: {% endif %}",
+    bos_token="<bos>",
+    eos_token="<eos>",
+)
+
+
 @dataclass
 class FakeModel:
     client: FakeEngine = field(default_factory=FakeEngine)
@@ -207,7 +209,7 @@ class FakeModel:
     card: ModelCard = CARD
     plan: EnginePlan = PLAN
     tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
-    template: LineTemplate | None = field(default_factory=LineTemplate)
+    template: ChatTemplate = TEMPLATE
 
 
 @dataclass(frozen=True)

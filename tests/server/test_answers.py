@@ -210,6 +210,17 @@ async def test_tokenize_of_a_chat_counts_as_the_chat_does(live: Live) -> None:
     assert answer["usage"]["prompt_tokens"] == count
 
 
+async def test_the_template_gets_the_callers_values(live: Live) -> None:
+    messages = [{"role": "user", "content": "<eos>"}, {"role": "assistant", "content": "Well"}]
+    await live.post(
+        "/v1/chat/completions", messages=messages, chat_template_kwargs={"mood": "calm "}
+    )
+    await live.post("/v1/chat/completions", messages=messages, continue_final_message=True)
+    first, second = (bytes(request.prompt).decode() for request in live.engine.requests)
+    assert first == "user: <eos>\nassistant: Well\ncalm assistant: "
+    assert second == "user: <eos>\nassistant: Well"
+
+
 async def test_salts_separate_keys_and_callers(start: Start) -> None:
     live = await start(api_key=("one", "two"))
     for key, salt in (("one", ""), ("two", ""), ("one", "x"), ("one", "")):

@@ -80,7 +80,7 @@ def check_refused(answer: httpx.Response, param: str | None) -> None:
     assert error["type"] == "invalid_request_error"
     if param is not None:
         assert error["param"] == param
-        assert param.split(".")[0] in error["message"]
+        assert any(part in error["message"] for part in param.split("."))
 
 
 async def send(direct: Live, path: str, raw: str) -> httpx.Response:
@@ -165,7 +165,7 @@ def test_completion_fields(field: str) -> None:
         (
             "/v1/chat/completions",
             f'{{{CHAT},"chat_template_kwargs":{{"tokenize":false}}}}',
-            "chat_template_kwargs",
+            "chat_template_kwargs.tokenize",
         ),
         (
             "/v1/chat/completions",
@@ -256,4 +256,7 @@ def test_whole_floats_count_as_integers() -> None:
 
 def test_developer_is_system() -> None:
     body = b'{"messages":[{"role":"developer","content":"x"},{"role":"assistant","content":null}]}'
-    assert [m.role for m in from_chat(parse_object(body)).messages] == ["system", "assistant"]
+    assert [m.role for m in from_chat(parse_object(body)).conversation.messages] == [
+        "system",
+        "assistant",
+    ]
