@@ -238,7 +238,7 @@ void Program::run_linear_silu_mul(const Instruction& i, Shares& shares) {
   // In groups of 32 columns, so that a share can also be quantized; small enough to stay in the core's own cache.
   const int count = rows(i.out.buffer), groups = i.width / kGroup, tiles = i.width / kTile;
   if (!count) return;
-  const int in_cache = (256 << 10) / (count * kGroup * 3 * (int)sizeof(float));
+  const int in_cache = (512 << 10) / (count * kGroup * 3 * (int)sizeof(float));
   const int share = std::max(1, std::min(groups / (pool_->size() * 6), in_cache));
   shares.each(groups, share, [&](int from, int to) {
     product(i, from * 2, to * 2, i.b.buffer);
