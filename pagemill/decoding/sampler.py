@@ -57,10 +57,12 @@ class SamplingState:
         self._mul: Float32 = np.ones(16, np.float32)
         self._add: Float32 = np.zeros(16, np.float32)
         for token, bias in params.logit_bias:
-            self._add[self._entry_of(token)] += bias
+            entry = self._entry_of(token)  # first: it may replace the arrays
+            self._add[entry] += bias
         if params.repetition_penalty != 1:
             for token in request.prompt:
-                self._mul[self._entry_of(token)] = params.repetition_penalty
+                entry = self._entry_of(token)
+                self._mul[entry] = params.repetition_penalty
         banned = set(request.stop_ids) if self._min_tokens else ()
         self._banned = [self._entry_of(token) for token in banned]
 
