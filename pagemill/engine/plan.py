@@ -10,6 +10,7 @@ from typing import Protocol
 from pagemill.errors import ConfigError
 from pagemill.types import EnginePlan, Machine, ModelCard
 
+CPU_PAGE_SIZE = 16  # its attention kernel reads whole groups of that many tokens
 DEFAULT_NUM_SEQS = 64
 MAX_NUM_SEQS = 1024
 DEFAULT_BATCHED_TOKENS = 512
@@ -49,6 +50,11 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
     """
     backend = "cpu" if config.backend == "auto" else config.backend
     page_size = _within("page_size", config.page_size, 1, 1024)
+    if backend == "cpu" and page_size % CPU_PAGE_SIZE:
+        raise ConfigError(
+            f"page_size is {page_size}; the cpu backend takes multiples of {CPU_PAGE_SIZE}",
+            param="page_size",
+        )
     max_num_seqs = _within("max_num_seqs", config.max_num_seqs or DEFAULT_NUM_SEQS, 1, MAX_NUM_SEQS)
     # However many answers run, a prompt must find room beside them.
     default_tokens = max(DEFAULT_BATCHED_TOKENS, 2 * max_num_seqs)
@@ -106,8 +112,7 @@ def _num_pages(
         num_pages, have = min(wanted, allowed), free
     if num_pages < needed:
         raise _refusal("max_model_len", needed * page_bytes, have, needed_len)
-    # No request mix can use more than this; the rest would only be address space.
-    return min(num_pages, max(longest, longest * max_num_seqs))
+    return num_pages
 
 
 def _refusal(setting: str, need: int, have: int, needed_len: int) -> ConfigError:

@@ -1,0 +1,134 @@
+"""Planning: every auto resolved, what was asked honoured or refused with both numbers."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from pagemill.engine.plan import kv_bytes_per_token, plan
+from pagemill.errors import ConfigError
+from pagemill.types import EnginePlan, Machine, ModelCard
+
+GIB = 1 << 30
+MACHINE = Machine(cores=8, memory_bytes=16 * GIB, available_bytes=12 * GIB)
+CARD = ModelCard(
+    name="small",
+    architecture="llama",
+    quantization="Q4_1",
+    parameters=135_000_000,
+    weights_bytes=100_000_000,
+    context_length=8192,
+    vocab_size=49152,
+    layers=30,
+    hidden_size=576,
+    ffn_size=1536,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    rope_dim=64,
+    rope_theta=100000.0,
+    rms_eps=1e-5,
+    tied_embeddings=True,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    backend: str = "auto"
+    threads: int = 0
+    max_model_len: int = 0
+    max_num_seqs: int = 0
+    max_num_batched_tokens: int = 0
+    max_queued: int = 512
+    kv_cache_memory: int = 0
+    page_size: int = 16
+    prefix_caching: bool = True
+
+
+def planned(asked: Asked, card: ModelCard = CARD, available: int = 12 * GIB) -> EnginePlan:
+    machine = replace(MACHINE, available_bytes=available)
+    made = plan(asked, card, machine, "model.gguf")
+    assert made.num_pages * made.page_size >= made.max_model_len
+    page_bytes = made.page_size * kv_bytes_per_token(card, made.backend)
+    assert made.kv_bytes == made.num_pages * page_bytes
+    return made
+
+
+def test_defaults() -> None:
+    made = planned(Asked())
+    assert (made.backend, made.threads, made.max_model_len) == ("cpu", 8, 8192)
+    assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (64, 512, 512)
+    assert made.model_path == "model.gguf" and made.prefix_caching
+    assert made.num_pages * made.page_size >= 64 * 300
+    assert made.kv_bytes < 600 << 20
+
+
+def test_what_is_asked_is_what_is_planned() -> None:
+    asked = Asked("reference", 3, 1000, 7, 33, 5, 1 << 28, 4, False)
+    made = planned(asked)
+    assert (made.backend, made.threads, made.max_model_len) == ("reference", 3, 1000)
+    assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (7, 33, 5)
+    assert (made.page_size, made.prefix_caching) == (4, False)
+    assert (1 << 28) - made.kv_bytes < 4 * kv_bytes_per_token(CARD, "reference")
+
+
+def test_many_sequences_leave_room_for_prompts() -> None:
+    assert planned(Asked(max_num_seqs=1000)).max_num_batched_tokens == 2000
+
+
+def test_a_small_machine_shortens_an_automatic_context() -> None:
+    made = planned(Asked(), available=200 << 20)
+    assert 256 <= made.max_model_len < 8192
+    assert made.kv_bytes <= 0.4 * ((200 << 20) - CARD.weights_bytes)
+
+
+def test_little_memory_asked_shortens_an_automatic_context() -> None:
+    made = planned(Asked(kv_cache_memory=32 << 20))
+    assert made.max_model_len == made.num_pages * 16 < 8192
+
+
+def test_an_asked_context_may_take_more_than_the_usual_share() -> None:
+    available = CARD.weights_bytes + 9000 * kv_bytes_per_token(CARD)
+    assert planned(Asked(), available=available).max_model_len < 8192
+    assert planned(Asked(max_model_len=8192), available=available).max_model_len == 8192
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "words"),
+    [
+        (Asked(max_model_len=8192), 250 << 20, ["max_model_len", "180.0 MiB", "8192"]),
+        (Asked(max_model_len=4096, kv_cache_memory=32 << 20), 12 * GIB, ["90.0 MiB", "32.0 MiB"]),
+        (Asked(), 101_000_000, ["max_model_len", "256"]),
+        (Asked(), 0, ["max_model_len", "0.0 MiB"]),
+        (Asked(kv_cache_memory=13 * GIB), 12 * GIB, ["kv_cache_memory", "13,312.0 MiB"]),
+    ],
+)
+def test_too_little_memory_is_refused_with_numbers_and_ways_out(
+    asked: Asked, available: int, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(asked, available=available)
+    for word in [*words, "--max-model-len", "--kv-cache-memory", "smaller model"]:
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "setting", "limit"),
+    [
+        (Asked(max_model_len=8193), "max_model_len", "1..8192"),
+        (Asked(max_model_len=-1), "max_model_len", "1..8192"),
+        (Asked(max_num_seqs=1025), "max_num_seqs", "1..1024"),
+        (Asked(max_num_seqs=-1), "max_num_seqs", "1..1024"),
+        (Asked(max_num_batched_tokens=-5), "max_num_batched_tokens", "1.."),
+        (Asked(page_size=0), "page_size", "1..1024"),
+        (Asked(page_size=24), "page_size", "multiples of 16"),
+        (Asked(threads=-1), "threads", "1.."),
+        (Asked(max_queued=-1), "max_queued", "1.."),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name_and_limit(
+    asked: Asked, setting: str, limit: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(asked)
+    assert caught.value.param == setting
+    assert setting in caught.value.message and limit in caught.value.message
