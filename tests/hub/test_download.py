@@ -422,46 +422,53 @@ def test_a_cancelled_pull_is_resumed(fake: Fake, store: Store) -> None:
 
 
 KILLED = """
-import sys
+import os, signal, sys
 from pathlib import Path
-from tests.hub.fake import Fake, add_model, model_bytes
 from pagemill.hub.download import pull
 from pagemill.hub.names import Name
-from pagemill.hub.remotes import Remotes, Timing
+from pagemill.hub.remotes import Remotes
 from pagemill.hub.store import Store
-catalogue = add_model(Fake(), model_bytes())
-print("ready", flush=True)
-pull(Name.parse("tiny"), Store(Path(sys.argv[1])), catalogue=catalogue,
-     remotes=Remotes(index_url=sys.argv[2]))
-print("done", flush=True)
+from tests.hub.fake import Fake, add_model, model_bytes
+
+moments = iter(range(int(sys.argv[3])))
+
+def moment(*_):
+    if next(moments, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def watched(call):
+    return lambda *given, **named: (moment(), call(*given, **named))[1]
+
+os.fsync, os.replace, Path.unlink = map(watched, (os.fsync, os.replace, Path.unlink))
+pull(Name.parse("tiny"), Store(Path(sys.argv[1])), catalogue=add_model(Fake(), model_bytes()),
+     remotes=Remotes(index_url=sys.argv[2]), progress=moment)
 """
 
 
-def test_a_killed_pull_leaves_a_sound_store(fake: Fake, store: Store) -> None:
+def test_killed_at_any_moment_a_pull_leaves_a_sound_store(fake: Fake, tmp_path: Path) -> None:
     catalogue = add_model(fake, DATA)
-
-    def slow(handler: Handler, body: bytes) -> bool:
-        handler.serve("application/octet-stream", body, slow_s=0.004)
-        return True
-
-    fake.faults[WHEEL] = slow
     root = Path(download.__file__).parents[2]
-    for delay in (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(store.home), f"{fake.url}/simple"],
-            stdout=subprocess.PIPE,
+    seen = set()
+    for moment in range(100):
+        store = Store(tmp_path / str(moment))
+        command = [KILLED, str(store.home), f"{fake.url}/simple", str(moment)]
+        done = subprocess.run(
+            [sys.executable, "-c", *command],
             env={**os.environ, "PYTHONPATH": str(root)},
+            check=False,
         )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        partial = any(path.stat().st_size for path in (store.home / "partial").glob("sha256-*"))
+        seen.add((partial, any((store.home / "blobs").glob("*")), bool(store.list())))
         assert store.verify() == []
         assert all(model.path.read_bytes() == DATA for model in store.list())
-    tiny(fake, store, catalogue)
-    assert_whole(store)
+        tiny(fake, store, catalogue)
+        assert_whole(store)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    # The kills did fall before the first byte, between bytes, blob and manifest, and after both.
+    assert {(False, False, False), (True, False, False), (True, True, False)} < seen
+    assert (False, True, True) in seen
 
 
 def test_offline(fake: Fake, store: Store) -> None:
