@@ -190,8 +190,7 @@ class _Disguise:
 
     def put_on(self, text: str) -> str:
         """The text as the template may see it."""
-        pieces = self._tokenizer.split_special(text)
-        text = "".join([p if i is None else self._mask(p) for p, i in pieces])
+        text = self._hide_whole(text)
         begins, ends = self._tokenizer.special_edges
         longest = max(map(len, self._tokenizer.special_tokens), default=0)
         lengths = range(1, min(len(text) + 1, longest))
@@ -201,12 +200,20 @@ class _Disguise:
             text = self._mask("") + text
         return text
 
+    def _hide_whole(self, text: str) -> str:
+        pieces = self._tokenizer.split_special(text)
+        return "".join([p if i is None else self._mask(p) for p, i in pieces])
+
+    def _put_on_key(self, key: str) -> str:
+        # Templates look up words by name: these keep their ends.
+        return self._hide_whole(key) if key.isidentifier() else self.put_on(key)
+
     def put_on_all(self, value: Any) -> Any:
         """The same for every string in a JSON value."""
         if isinstance(value, str):
             return self.put_on(value)
         if isinstance(value, Mapping):
-            return {self.put_on(key): self.put_on_all(item) for key, item in value.items()}
+            return {self._put_on_key(key): self.put_on_all(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.put_on_all(item) for item in value]
         return value
