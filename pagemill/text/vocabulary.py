@@ -8,7 +8,8 @@ the file.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from operator import add
+from itertools import chain
+from operator import add, itemgetter, methodcaller
 from typing import Any
 
 from pagemill.errors import BadModelFile, Unsupported
@@ -119,13 +120,12 @@ def _merges(
 ) -> list[tuple[str, ...]]:
     """Pairs in order of rank, without those that would build a special token out of plain text."""
     lines = _strings(metadata, "merges", MAX_MERGES)
-    pairs = [tuple(line.split(" ")) for line in lines]
+    pairs = list(map(tuple, map(methodcaller("split", " "), lines)))
     # Whole columns at once: a loop over single merges would be a third of a model's start.
     if set(map(len, pairs)) <= {2}:
-        lefts, rights = zip(*pairs, strict=True) if pairs else ((), ())
+        lefts, rights = (list(map(itemgetter(side), pairs)) for side in (0, 1))
         made = list(map(add, lefts, rights))
-        known = ids.keys()
-        if known >= set(lefts) and known >= set(rights) and known >= set(made):
+        if all(map(ids.__contains__, chain(lefts, rights, made))):
             if special.isdisjoint(made):
                 return pairs
             return [pair for pair, text in zip(pairs, made, strict=True) if text not in special]

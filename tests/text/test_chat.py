@@ -58,7 +58,7 @@ def test_chatml() -> None:
         ("{{ messages[0]['content'].split('l') | join('-') | upper }}", "HE--O"),
         ("{{ tools is none }} {{ nothing }}", "True "),
         (
-            "{% set ns = namespace(n=0) %}{% for m in [2] %}{% set ns.n = m %}{% endfor %}{{ ns.n }}",
+            "{% set ns = namespace(n=0) %}{% for m in [2] %}{% set ns.n=m %}{% endfor %}{{ ns.n }}",
             "2",
         ),
         ("{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}{{ twice('ab') ~ 1 }}", "abab1"),
