@@ -1,0 +1,114 @@
+"""The native backend against the reference, for every instruction set this machine can run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pagemill.errors import EngineFailure, Unsupported
+from pagemill.ops.interface import Rope, Weight
+from pagemill.ops.reference import ReferenceOps, uniform
+from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
+
+_native = pytest.importorskip("pagemill._native", reason="the native kernels are not built")
+cpu = pytest.importorskip("pagemill.ops.cpu")
+
+NATIVE_PAGES = 16  # sizes of pages are multiples of this
+ISAS = _native.instruction_sets()
+CASES = [case for case in all_cases() if case.page_size % NATIVE_PAGES == 0]
+
+
+@pytest.fixture(params=ISAS)
+def ops(request: pytest.FixtureRequest) -> cpu.CpuOps:
+    return cpu.CpuOps(threads=2, isa=request.param)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(ops: cpu.CpuOps, case: Case) -> None:
+    check(case, ops)
+
+
+def test_the_portable_kernels_are_always_there() -> None:
+    assert ISAS[-1] == "portable"
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", *BLOCKS])
+def test_a_row_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
+    rng = np.random.default_rng(3)
+    matrix = ops.upload(weight(rng, 288, (name, 50)))
+    x = normal(rng, 21, 288)
+    together = ops.linear(x, matrix)
+    for count in (1, 2, 3, 5, 6, 7, 12, 13):
+        assert np.array_equal(ops.linear(x[:count], matrix), together[:count])
+
+
+def test_attention_does_not_depend_on_the_batch(ops: cpu.CpuOps) -> None:
+    """Eighty tokens at once, in two pieces, and one by one, over a history of several segments."""
+    rng = np.random.default_rng(4)
+    total, pages = 1100, rng.permutation(80).astype(np.int32)
+    q, k, v = (normal(rng, total, heads, 24) for heads in (6, 2, 2))
+
+    def run(cuts: list[int]) -> np.ndarray:
+        kv, done, rows = ops.new_kv(1, 80, 16, 2, 24), 0, []
+        for end in cuts:
+            step = ragged_step([done], [end - done], pages, 16)
+            part = slice(done, end)
+            rows.append(ops.attention(q[part], k[part], v[part], kv[0], step, 0.2))
+            done = end
+        return np.concatenate(rows)
+
+    whole = run([total])
+    assert np.array_equal(run([1019, 1021, total]), whole)
+    assert np.array_equal(run([1000, *range(1001, total + 1)]), whole)
+
+
+def test_attention_over_segments_agrees_with_the_reference(ops: cpu.CpuOps) -> None:
+    rng = np.random.default_rng(5)
+    pages = rng.permutation(140).astype(np.int32)
+    step = ragged_step([0], [2200], pages, 16)
+    q, k, v = (normal(rng, 2200, heads, 16) for heads in (2, 1, 1))
+    results = []
+    for backend in (ops, ReferenceOps()):
+        kv = backend.new_kv(1, 140, 16, 1, 16)
+        results.append(np.asarray(backend.attention(q, k, v, kv[0], step, 0.25)))
+    np.testing.assert_allclose(*results, rtol=0, atol=2e-3)
+
+
+def test_a_rotary_table_grows(ops: cpu.CpuOps) -> None:
+    rope, x = Rope((1.0, 0.01)), normal(np.random.default_rng(1), 2, 1, 4)
+    positions = np.array([5, 7000], np.int32)
+    want = ReferenceOps().rope(x, positions, rope)
+    np.testing.assert_allclose(ops.rope(x, positions, rope), want, atol=1e-5)
+
+
+def test_noise_is_the_reference_noise() -> None:
+    for seed, position in [(0, 0), (1, 2), (2**64 - 1, 2**31 - 1), (2**32, 77)]:
+        assert _native.uniform(seed, position) == np.float32(uniform(seed, position))
+
+
+def test_a_row_of_nothing_but_nan_has_no_answer_and_harms_nobody(ops: cpu.CpuOps) -> None:
+    from tests.ops.cases import Knobs, sample_rows
+
+    logits = np.array([[1, 2, 0], [np.nan] * 3, [0, 1, 3]], np.float32)
+    sampled = ops.sample(logits, sample_rows([Knobs(0), Knobs(1), Knobs(0)]))
+    assert sampled.ids.tolist() == [1, -1, 2]
+
+
+def test_unknown_formats_list_what_exists(ops: cpu.CpuOps) -> None:
+    strange = Weight((1, 32), ("Q9_9",), (np.zeros(10, np.uint8),), (1,))
+    with pytest.raises(Unsupported, match=r"Q9_9.*Q8_0"):
+        ops.upload(strange)
+
+
+def test_a_step_that_would_read_outside_the_cache_is_refused(ops: cpu.CpuOps) -> None:
+    rng = np.random.default_rng(2)
+    kv = ops.new_kv(1, 2, 16, 1, 16)
+    q = k = v = normal(rng, 3, 1, 16)
+    step = ragged_step([0], [3], np.array([2], np.int32), 16)
+    with pytest.raises(EngineFailure, match="outside the cache"):
+        ops.attention(q, k, v, kv[0], step, 1.0)
+
+
+def test_unknown_instruction_sets_list_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"choices: auto.*portable"):
+        cpu.CpuOps(isa="sse9")
