@@ -1,4 +1,4 @@
-"""Load generator for OpenAI-compatible servers on this machine: many users at once, each token timed.
+"""Load generator for OpenAI-compatible servers on this machine: many users, each token timed.
 
     python benchmarks/load.py --url http://127.0.0.1:8000 --model smollm2 --users 1,8,32,50
 
@@ -18,11 +18,12 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-WORDS = (
+_TEXT = (
     "time year people way day man thing woman life child world school state family student group "
     "country problem hand part place case week company system program question work government "
     "number night point home water room mother area money story fact month lot right study book"
-).split()
+)
+WORDS = _TEXT.split()
 
 
 @dataclass
