@@ -6,8 +6,9 @@ arrays. Shapes are odd on purpose. `check` compares a backend with the reference
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ ROUNDED_ACTIVATIONS = 2e-2
 EXACT = 1e-5
 HALF_KV = 2e-3  # a backend may keep keys and values in half precision
 
-Outputs = list[NDArray[np.generic]]
+Outputs = list[NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,24 @@ def _attention_cases() -> Iterator[Case]:
 
             name = f"attention page {page_size}, {heads}/{kv_heads} heads of {dim}"
             yield Case(name, "attention", call, HALF_KV, page_size)
+
+        def shared(ops: Ops, rng: np.random.Generator, page_size: int = page_size) -> Outputs:
+            """Six rows attend to a page that the row in their midst fills in this very step."""
+            kv = ops.new_kv(1, 8, page_size, 2, 16)
+            takes = [1, 1, 1, page_size, 1, 1, 1]
+            starts = [0 if take == page_size else page_size for take in takes]
+            step = ragged_step(starts, takes, np.arange(14, dtype=np.int32), page_size)
+            own = np.array([[7, page] for page in range(7)], np.int32)  # all begin with page 7
+            rows = np.repeat(np.arange(7), takes)
+            slots = own[rows, step.positions // page_size] * page_size
+            step = replace(step, page_table=own, slots=slots + step.positions % page_size)
+            q = normal(rng, len(rows), 6, 16)
+            k, v = normal(rng, 2, len(rows), 2, 16)
+            return [np.asarray(ops.attention(q, k, v, kv[0], step, 0.25))]
+
+        if page_size > 1:
+            name = f"attention page {page_size}, filled and shared in one step"
+            yield Case(name, "attention", shared, HALF_KV, page_size)
 
 
 def ragged_step(
