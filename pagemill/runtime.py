@@ -1,0 +1,298 @@
+"""The composition root: from names of models to loaded models that answer.
+
+Owns which models are in memory: loading on first use, one load for all who wait, unloading, the
+end. Knows every room and the order in which they meet; must not know HTTP, the terminal, or how
+anything is computed. Server and command line see `Runtime` and `LoadedModel` only.
+
+An engine process is started before anything is read: it imports its libraries while this process
+reads the file's header and plans, and loads weights while this process builds the tokenizer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pagemill.config import EngineConfig, Settings
+from pagemill.engine.client import ProcessClient
+from pagemill.engine.plan import plan as resolve_plan
+from pagemill.engine.spawn import EngineProcess
+from pagemill.errors import ConfigError, InvalidRequest, UnknownModel
+from pagemill.hub import resolve
+from pagemill.hub.store import Store, StoredModel
+from pagemill.machine import this_machine
+from pagemill.types import EnginePlan, ModelCard
+
+if TYPE_CHECKING:
+    from pagemill.engine.engine import Engine
+    from pagemill.text.chat import ChatTemplate
+    from pagemill.text.tokenizer import Tokenizer
+
+WORKER = "pagemill.worker"
+
+__all__ = [
+    "LoadedModel",
+    "ModelEntry",
+    "Runtime",
+    "build_engine",
+    "plan_for",
+    "this_machine",
+]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory: text on this side, the engine's door on the other."""
+
+    name: str
+    card: ModelCard
+    plan: EnginePlan
+    tokenizer: Tokenizer
+    template: ChatTemplate | None  # None: a base model, or a file that brings none
+    client: ProcessClient
+    created: int  # Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that may be asked for."""
+
+    name: str
+    created: int
+    max_model_len: int | None  # None until it is loaded
+    loaded: bool
+
+
+def build_engine(plan: EnginePlan) -> Engine:
+    """An engine in this process, for offline runs; see `engine.local.LocalClient`."""
+    from pagemill.worker import build
+
+    return build(plan)[0]
+
+
+def plan_for(config: EngineConfig, card: ModelCard, model_path: str) -> EnginePlan:
+    """The plan of a model on this machine. ConfigError names what cannot be honoured."""
+    return resolve_plan(with_backend(config), card, this_machine(), model_path)
+
+
+def with_backend(config: EngineConfig) -> EngineConfig:
+    """`config` with the backend "auto" resolved: native kernels where they were built."""
+    if config.backend != "auto":
+        return config
+    native = importlib.util.find_spec("pagemill._native") is not None
+    return replace(config, backend="cpu" if native else "reference")
+
+
+class _Slot:
+    """One served model and what has become of it."""
+
+    def __init__(self, name: str, stored: StoredModel) -> None:
+        self.name = name
+        self.stored = stored
+        self.model: LoadedModel | None = None
+        self.loading: asyncio.Task[LoadedModel] | None = None
+
+
+class Runtime:
+    """Names to models. Use it on one event loop."""
+
+    def __init__(
+        self, settings: Settings, names: Sequence[str] = (), *, worker: str = WORKER
+    ) -> None:
+        """Serve `names` (short names, repositories, files); none: whatever the store holds."""
+        self._engine_config = with_backend(settings.engine)
+        self._store = Store(settings.hub.home)
+        self._given = tuple(names)
+        self._worker = worker
+        self._slots: dict[str, _Slot] = {}  # by served name
+        self._known: dict[str, _Slot] = {}  # by every spelling that was asked for
+        self._early: EngineProcess | None = None
+        self._closed = False
+
+    def prestart(self) -> None:
+        """Start the engine process of the first model to be loaded, without waiting for it.
+
+        Call it before slow imports, on a thread that stays (see `EngineProcess`).
+        """
+        if self._early is None:
+            self._early = self._spawn()
+
+    async def model(self, name: str) -> LoadedModel:
+        """The model of that name, loaded on first use; all who wait share one load.
+
+        Raises UnknownModel, listing the choices, InvalidRequest for what is no name, and what
+        prevented the load; the next call tries again.
+        """
+        slot = self._known.get(name)
+        if slot is not None and slot.model is not None:
+            return slot.model
+        if self._closed:
+            raise UnknownModel("no model is served any more: shutting down", param="model")
+        if slot is None:
+            slot = self._known[name] = self._find(name)
+        if slot.loading is None:
+            slot.loading = asyncio.create_task(self._load(slot), name=f"load {slot.name}")
+            slot.loading.add_done_callback(_retrieve)
+        return await asyncio.shield(slot.loading)  # who goes away does not take it from others
+
+    def names(self) -> list[ModelEntry]:
+        """Everything that may be asked for, loaded or not."""
+        entries = []
+        for name, stored in self._served().items():
+            slot = self._slots.get(name)
+            model = slot.model if slot else None
+            max_model_len = model.plan.max_model_len if model else None
+            entries.append(ModelEntry(name, int(stored.modified), max_model_len, model is not None))
+        return entries
+
+    def loaded(self) -> list[LoadedModel]:
+        """What is in memory."""
+        return [slot.model for slot in self._slots.values() if slot.model is not None]
+
+    async def unload(self, name: str) -> None:
+        """Give a model's memory back; its requests end. The next use loads it again."""
+        slot = self._known.get(name)
+        if slot is not None:
+            await self._release(slot)
+
+    async def close(self, drain_s: float = 0) -> None:
+        """Let answers finish for up to `drain_s` seconds, then end every engine. Idempotent."""
+        self._closed = True
+        if drain_s > 0:
+            await asyncio.gather(*(model.client.drain(drain_s) for model in self.loaded()))
+        await asyncio.gather(*(self._release(slot) for slot in list(self._slots.values())))
+        if self._early is not None:
+            self._early.discard()
+            self._early = None
+
+    # From a name to a slot.
+
+    def _served(self) -> dict[str, StoredModel]:
+        """Served models by the name that clients use."""
+        if not self._given:
+            return {str(stored.name): stored for stored in self._store.list()}
+        served: dict[str, StoredModel] = {}
+        for given in self._given:
+            stored = resolve(given, self._store)
+            if stored is not None:
+                name = _served_name(given, stored)
+                if name in served and served[name] != stored:
+                    raise ConfigError(f"two of the models to serve would be named {name!r}")
+                served[name] = stored
+        return served
+
+    def _find(self, name: str) -> _Slot:
+        served = self._served()
+        if name in self._given:  # files may be asked for as the command line named them
+            stored = resolve(name, self._store)
+            found = None if stored is None else _served_name(name, stored)
+        elif name in served:
+            found = name
+        else:
+            found = self._other_spelling(name, served)
+        if found is None:
+            shown = ascii(name[:80])
+            choices = ", ".join(served) or "none; `pagemill pull` fetches models"
+            raise UnknownModel(f"model {shown} is not here; there are: {choices}", param="model")
+        if found not in self._slots:
+            self._slots[found] = _Slot(found, served[found])
+        return self._slots[found]
+
+    def _other_spelling(self, name: str, served: Mapping[str, StoredModel]) -> str | None:
+        """The served name of the model that `name` means too. Names no files: it is a client's."""
+        try:
+            meant = resolve(name, self._store, allow_files=False)
+        except InvalidRequest:
+            return None  # what is no name names no model
+        return next((known for known, stored in served.items() if stored == meant), None)
+
+    # From a slot to a model.
+
+    def _spawn(self) -> EngineProcess:
+        config = self._engine_config
+        # The native kernels bring their own threads; only the reference computes with BLAS.
+        blas = (config.threads or this_machine().cores) if config.backend == "reference" else 1
+        return EngineProcess(self._worker, blas)
+
+    async def _load(self, slot: _Slot) -> LoadedModel:
+        process, self._early = self._early or self._spawn(), None
+        client: ProcessClient | None = None
+        try:
+            path = str(slot.stored.path)
+            card, metadata = await asyncio.to_thread(_read_header, path)
+            plan = resolve_plan(self._engine_config, card, this_machine(), path)
+            client = ProcessClient(plan, self._spawn, process=process)
+            _, (tokenizer, template) = await asyncio.gather(
+                client.ready(), asyncio.to_thread(_read_text, metadata)
+            )
+        except BaseException:  # also when it is cancelled: no process may be left
+            self._forget(slot)
+            if client is not None:
+                await client.close()
+            else:
+                process.discard()
+            raise
+        created = int(slot.stored.modified)
+        slot.model = LoadedModel(slot.name, card, plan, tokenizer, template, client, created)
+        return slot.model
+
+    async def _release(self, slot: _Slot) -> None:
+        self._forget(slot)
+        if slot.loading is not None:
+            slot.loading.cancel()
+            await asyncio.wait({slot.loading})
+        if slot.model is not None:
+            await slot.model.client.close()
+
+    def _forget(self, slot: _Slot) -> None:
+        """Let the next use look the name up again: its file may be another by then."""
+        if self._slots.get(slot.name) is slot:
+            del self._slots[slot.name]
+        for name in [name for name, known in self._known.items() if known is slot]:
+            del self._known[name]
+
+
+def _served_name(given: str, stored: StoredModel) -> str:
+    """What clients call a model: as the command line did, but no paths of ours."""
+    return stored.path.stem if stored.name.kind == "file" else given
+
+
+def _read_header(path: str) -> tuple[ModelCard, Mapping[str, Any]]:
+    # Imported here: numpy is not needed before a model is.
+    from pagemill.weights.load import open_model
+
+    checkpoint = open_model(path)
+    return checkpoint.card, checkpoint.metadata
+
+
+def _read_text(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
+    from pagemill.text.chat import ChatTemplate
+    from pagemill.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_gguf(metadata)
+    source = metadata.get("tokenizer.chat_template")
+    if not isinstance(source, str) or not source.strip():
+        return tokenizer, None
+    text_of = partial(_special_text, tokenizer, metadata)
+    return tokenizer, ChatTemplate(source, bos_token=text_of("bos"), eos_token=text_of("eos"))
+
+
+def _special_text(tokenizer: Tokenizer, metadata: Mapping[str, Any], kind: str) -> str:
+    """The text of the model's begin or end token, which templates write themselves."""
+    token_id = metadata.get(f"tokenizer.ggml.{kind}_token_id")
+    if not isinstance(token_id, int) or not 0 <= token_id < tokenizer.vocab_size:
+        return ""
+    return tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+
+
+def _retrieve(loading: asyncio.Task[LoadedModel]) -> None:
+    """Look at the outcome: everyone who waited for it may have gone."""
+    if not loading.cancelled() and (error := loading.exception()) is not None:
+        _log.info("%s failed: %s", loading.get_name(), error)

@@ -1,0 +1,62 @@
+"""The program of an engine process: from a model file to an engine that steps.
+
+Composes weights, ops, models and engine, and imports nothing that the HTTP side needs: it decides
+how soon the first token comes. Its imports run while the other side still reads the file's header
+and plans.
+"""
+
+from pagemill import models
+from pagemill.engine import process
+from pagemill.engine.engine import Engine
+from pagemill.errors import Unsupported
+from pagemill.ops.interface import Ops
+from pagemill.types import EngineInfo, EnginePlan
+from pagemill.weights.load import open_model
+
+
+def main(handle: int) -> None:
+    """Run an engine process on the socket with this file descriptor; does not return."""
+    process.main(handle, build)
+
+
+def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
+    """Load a model as planned. Raises BadModelFile, Unsupported; MemoryError when it is too big."""
+    checkpoint = open_model(plan.model_path)
+    card = checkpoint.card
+    ops = _new_ops(plan)
+    model = models.build(card, ops, checkpoint.source)
+    kv = model.new_kv(plan.num_pages, plan.page_size)
+    engine = Engine(ops.compile(model), ops, kv, plan, card.vocab_size)
+    isa = getattr(ops, "isa", "")
+    info = EngineInfo(
+        model_path=plan.model_path,
+        backend=f"{ops.name} ({isa})" if isa else ops.name,
+        threads=plan.threads,
+        vocab_size=card.vocab_size,
+        max_model_len=plan.max_model_len,
+        max_num_seqs=plan.max_num_seqs,
+        max_num_batched_tokens=plan.max_num_batched_tokens,
+        page_size=plan.page_size,
+        num_pages=plan.num_pages,
+        weights_bytes=card.weights_bytes,
+        kv_bytes=plan.kv_bytes,
+        load_s=0.0,
+        pid=0,
+    )
+    return engine, info
+
+
+def _new_ops(plan: EnginePlan) -> Ops:
+    if plan.backend == "reference":
+        from pagemill.ops.reference import ReferenceOps
+
+        return ReferenceOps()
+    if plan.backend == "cpu":
+        try:
+            from pagemill.ops.cpu import CpuOps
+        except ImportError as error:
+            raise Unsupported(
+                f"the native kernels cannot be loaded ({error}); --backend reference needs none"
+            ) from error
+        return CpuOps(threads=plan.threads)
+    raise Unsupported(f"there is no backend {plan.backend!r}; there are cpu and reference")
