@@ -22,7 +22,7 @@ from pagemill.config import EngineConfig, Settings
 from pagemill.engine.client import ProcessClient
 from pagemill.engine.plan import plan as resolve_plan
 from pagemill.engine.spawn import EngineProcess
-from pagemill.errors import ConfigError, InvalidRequest, UnknownModel
+from pagemill.errors import ConfigError, InvalidRequest, Unavailable, UnknownModel
 from pagemill.hub import resolve
 from pagemill.hub.store import Store, StoredModel
 from pagemill.machine import this_machine
@@ -127,20 +127,25 @@ class Runtime:
     async def model(self, name: str) -> LoadedModel:
         """The model of that name, loaded on first use; all who wait share one load.
 
-        Raises UnknownModel, listing the choices, InvalidRequest for what is no name, and what
-        prevented the load; the next call tries again.
+        Raises UnknownModel, listing the choices, Unavailable when it was stopped meanwhile, and
+        what prevented the load; the next call tries again.
         """
         slot = self._known.get(name)
         if slot is not None and slot.model is not None:
             return slot.model
         if self._closed:
-            raise UnknownModel("no model is served any more: shutting down", param="model")
+            raise Unavailable("the server is shutting down", retry_after=30)
         if slot is None:
             slot = self._known[name] = self._find(name)
         if slot.loading is None:
             slot.loading = asyncio.create_task(self._load(slot), name=f"load {slot.name}")
             slot.loading.add_done_callback(_retrieve)
-        return await asyncio.shield(slot.loading)  # who goes away does not take it from others
+        try:
+            return await asyncio.shield(slot.loading)  # who leaves does not take it from others
+        except asyncio.CancelledError:
+            if slot.loading.cancelled():
+                raise Unavailable(f"{slot.name} was stopped while it was loading") from None
+            raise
 
     def names(self) -> list[ModelEntry]:
         """Everything that may be asked for, loaded or not."""

@@ -1,0 +1,231 @@
+"""The composition root: names to models, one load for all, and nothing left behind."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from pagemill.config import EngineConfig, HubConfig, Settings
+from pagemill.engine.local import LocalClient
+from pagemill.errors import BadModelFile, ConfigError, PagemillError, Unavailable, UnknownModel
+from pagemill.hub.names import Name
+from pagemill.hub.store import Store, file_sha256
+from pagemill.runtime import LoadedModel, Runtime, build_engine, plan_for
+from pagemill.types import EngineClient, Request, SamplingParams
+from tests.engine.test_process import wait_for
+
+FAKE = "tests.engine.fake_engine"  # a worker that answers without a model
+SLOW = "tests.slow_worker"
+
+Open = Callable[..., Runtime]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(EngineConfig(backend="reference", threads=1), hub=HubConfig(home=tmp_path))
+
+
+@pytest.fixture
+async def open_runtime(settings: Settings) -> AsyncIterator[Open]:
+    made: list[Runtime] = []
+
+    def make(*names: str, worker: str = FAKE) -> Runtime:
+        made.append(Runtime(settings, names, worker=worker))
+        return made[-1]
+
+    yield make
+    for runtime in made:
+        await runtime.close()
+
+
+def store_model(home: Path, name: str, file: Path) -> None:
+    store = Store(home)
+    store.prepare()
+    digest = f"sha256:{file_sha256(file)}"
+    with store.lock(digest):
+        copy = store.partial_path(digest)
+        shutil.copy(file, copy)
+        store.publish(digest, copy)
+        store.add(Name.parse(name), digest, "test")
+
+
+async def ids(client: EngineClient, prompt: tuple[int, ...]) -> list[int]:
+    request = Request("r", prompt, 8, SamplingParams(temperature=0.0))
+    return [token async for delta in client.generate(request) for token in delta.token_ids]
+
+
+def ended(model: LoadedModel) -> bool:
+    assert model.client.info is not None
+    return not Path(f"/proc/{model.client.info.pid}").exists()
+
+
+async def test_the_process_answers_as_the_engine_in_this_process_does(
+    open_runtime: Open, settings: Settings, tiny_llama_path: Path
+) -> None:
+    runtime = open_runtime(str(tiny_llama_path), worker="pagemill.worker")
+    model = await runtime.model("tiny_llama")
+    assert model.template is not None
+    assert model.client.info is not None
+    assert model.client.info.backend == "reference"
+    plan = plan_for(settings.engine, model.card, str(tiny_llama_path))
+    assert plan.backend == model.plan.backend
+    local = LocalClient(build_engine(plan), plan)
+    prompt = tuple(model.tokenizer.encode("Hello, you!"))
+    expected = await ids(local, prompt)
+    assert len(expected) == 8
+    assert await ids(model.client, prompt) == expected
+    await local.close()
+
+
+async def test_all_callers_share_one_load(open_runtime: Open, tiny_llama_path: Path) -> None:
+    runtime = open_runtime(str(tiny_llama_path))
+    models = await asyncio.gather(*(runtime.model("tiny_llama") for _ in range(5)))
+    assert all(model is models[0] for model in models)
+    assert await runtime.model(str(tiny_llama_path)) is models[0]
+    assert runtime.loaded() == [models[0]]
+
+
+async def test_a_caller_that_leaves_does_not_take_the_load_along(
+    open_runtime: Open, tiny_llama_path: Path
+) -> None:
+    runtime = open_runtime(str(tiny_llama_path))
+    first, second = (asyncio.create_task(runtime.model("tiny_llama")) for _ in range(2))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert (await second).name == "tiny_llama"
+
+
+async def test_names_of_the_store(
+    open_runtime: Open, settings: Settings, tiny_llama_path: Path
+) -> None:
+    store_model(settings.hub.home, "tiny:a", tiny_llama_path)
+    store_model(settings.hub.home, "hf.co/org/Repo:F32", tiny_llama_path)
+    runtime = open_runtime()
+    assert [(entry.name, entry.loaded) for entry in runtime.names()] == [
+        ("hf.co/org/Repo:F32", False),
+        ("tiny:a", False),
+    ]
+    model = await runtime.model("org/Repo:f32")
+    assert model.name == "hf.co/org/Repo:F32"
+    assert model.created > 1_700_000_000
+    [loaded] = [entry for entry in runtime.names() if entry.loaded]
+    assert (loaded.name, loaded.max_model_len) == (model.name, model.plan.max_model_len)
+
+
+async def test_only_the_given_names_are_served(
+    open_runtime: Open, settings: Settings, tiny_llama_path: Path
+) -> None:
+    store_model(settings.hub.home, "tiny:a", tiny_llama_path)
+    store_model(settings.hub.home, "tiny:b", tiny_llama_path)
+    runtime = open_runtime("tiny:b")
+    assert [entry.name for entry in runtime.names()] == ["tiny:b"]
+    for name in ("tiny:a", "tiny", "../tiny", "", "x" * 10_000, str(tiny_llama_path), "a\x00b"):
+        with pytest.raises(UnknownModel, match="there are: tiny:b") as caught:
+            await runtime.model(name)
+        assert caught.value.param == "model"
+        assert len(caught.value.message) < 400
+        assert "\x00" not in caught.value.message
+    assert (await runtime.model("TINY:B")).name == "tiny:b"
+
+
+async def test_an_empty_store_says_what_to_do(open_runtime: Open) -> None:
+    runtime = open_runtime()
+    assert runtime.names() == []
+    with pytest.raises(UnknownModel, match="pagemill pull"):
+        await runtime.model("tiny")
+
+
+async def test_two_files_of_one_name(
+    open_runtime: Open, tmp_path: Path, tiny_llama_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(tiny_llama_path, tmp_path / folder / "m.gguf")
+    runtime = open_runtime(str(tmp_path / "a/m.gguf"), str(tmp_path / "b/m.gguf"))
+    with pytest.raises(ConfigError, match="'m'"):
+        runtime.names()
+
+
+async def test_a_failure_is_forgotten(
+    open_runtime: Open, tmp_path: Path, tiny_llama_path: Path
+) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF nonsense")
+    runtime = open_runtime(str(file))
+    results = await asyncio.gather(runtime.model("m"), runtime.model("m"), return_exceptions=True)
+    assert [type(result) for result in results] == [BadModelFile, BadModelFile]
+    assert runtime.loaded() == []
+    shutil.copy(tiny_llama_path, file)
+    assert (await runtime.model("m")).name == "m"
+
+
+async def test_a_failure_of_the_engine_process(open_runtime: Open, tiny_llama_path: Path) -> None:
+    runtime = open_runtime(str(tiny_llama_path), worker="tests.no_such_worker")
+    with pytest.raises(PagemillError, match="stopped while it loaded the model"):
+        await runtime.model("tiny_llama")
+    assert runtime.loaded() == []
+
+
+async def test_unload_and_load_again(open_runtime: Open, tiny_llama_path: Path) -> None:
+    runtime = open_runtime(str(tiny_llama_path))
+    model = await runtime.model("tiny_llama")
+    await runtime.unload("tiny_llama")
+    assert runtime.loaded() == []
+    wait_for(lambda: ended(model))
+    again = await runtime.model("tiny_llama")
+    assert again is not model
+    await runtime.unload("nobody")
+
+
+async def test_closing_ends_everything(open_runtime: Open, tiny_llama_path: Path) -> None:
+    runtime = open_runtime(str(tiny_llama_path))
+    model = await runtime.model("tiny_llama")
+    await runtime.close(drain_s=1)
+    await runtime.close()
+    wait_for(lambda: ended(model))
+    with pytest.raises(Unavailable, match="shutting down"):
+        await runtime.model("tiny_llama")
+
+
+async def test_closing_in_the_middle_of_a_load(open_runtime: Open, tiny_llama_path: Path) -> None:
+    runtime = open_runtime(str(tiny_llama_path), worker=SLOW)
+    loading = asyncio.create_task(runtime.model("tiny_llama"))
+    await asyncio.sleep(0.3)
+    await asyncio.wait_for(runtime.close(), 3)
+    with pytest.raises(Unavailable, match="while it was loading"):
+        await loading
+
+
+async def test_a_process_started_early_is_the_one_that_is_used(
+    open_runtime: Open, tiny_llama_path: Path
+) -> None:
+    runtime = open_runtime(str(tiny_llama_path))
+    runtime.prestart()
+    runtime.prestart()
+    early = runtime._early
+    assert early is not None
+    model = await runtime.model("tiny_llama")
+    assert model.client.info is not None
+    assert model.client.info.pid == early.pid
+    unused = open_runtime(str(tiny_llama_path))
+    unused.prestart()
+    early = unused._early
+    await unused.close()
+    assert early is not None
+    assert early.ended()
+
+
+async def test_a_plan_that_cannot_be_honoured_leaves_no_process(
+    settings: Settings, tiny_llama_path: Path
+) -> None:
+    asked = Settings(EngineConfig(backend="reference", max_model_len=1 << 30), hub=settings.hub)
+    runtime = Runtime(asked, [str(tiny_llama_path)], worker=FAKE)
+    runtime.prestart()
+    early = runtime._early
+    with pytest.raises(ConfigError, match="max_model_len"):
+        await runtime.model("tiny_llama")
+    assert early is not None
+    assert early.ended()
+    await runtime.close()
