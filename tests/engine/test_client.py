@@ -387,3 +387,23 @@ async def test_a_door_that_talks_nonsense_is_a_crash(
     final = [delta async for delta in stream][-1]
     assert "a frame of 4294967295 bytes" in (final.error or "")
     await answer(client, order("b"))
+
+
+def test_it_works_on_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def life() -> None:
+        client = ProcessClient(plan_of("fake:0.005"), spawn, patience=IMPATIENT)
+        info = await client.ready()
+        assert tokens(await answer(client, order("a", 3, first=1))) == [1, 2, 3]
+        stream, _ = await started(client, order("b", 100_000))
+        os.kill(info.pid, signal.SIGKILL)
+        assert [delta async for delta in stream][-1].finish == "error"
+        await answer(client, order("c"))
+        await client.close()
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(life())
+    finally:
+        loop.close()
