@@ -43,7 +43,7 @@ _EXACT_TOKENS = 8  # the plain reference needs up to a second for one
 
 
 class WholeReference(ReferenceOps):
-    """The reference with each matrix product over all rows at once, which is some fifty times
+    """The reference with each matrix product over all rows at once, which is some twenty times
     faster. Rounding then depends on the shape of the call, which is no matter here."""
 
     def linear(self, x: Array, weight: Array) -> Array:
