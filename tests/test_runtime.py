@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -229,3 +231,13 @@ async def test_a_plan_that_cannot_be_honoured_leaves_no_process(
     assert early is not None
     assert early.ended()
     await runtime.close()
+
+
+def test_the_engine_process_loads_nothing_of_the_http_side() -> None:
+    """What it imports is time before the first token, and memory for good."""
+    script = "import sys, pagemill.worker; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    unwanted = {"asyncio", "ssl", "multiprocessing", "fastapi", "uvicorn", "tokenizers", "jinja2"}
+    assert not unwanted & set(loaded)
