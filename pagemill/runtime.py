@@ -5,7 +5,8 @@ end. Knows every room and the order in which they meet; must not know HTTP, the 
 anything is computed. Server and command line see `Runtime` and `LoadedModel` only.
 
 An engine process is started before anything is read: it imports its libraries while this process
-reads the file's header and plans, and loads weights while this process builds the tokenizer.
+reads the file's header and plans, and loads weights while this process builds the tokenizer and, if
+`Runtime.prestart` was called in time, loads the libraries of its server.
 """
 
 from __future__ import annotations
@@ -90,12 +91,22 @@ def with_backend(config: EngineConfig) -> EngineConfig:
     return replace(config, backend="cpu" if native else "reference")
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A model whose header is read and whose engine has been told to load it."""
+
+    card: ModelCard
+    metadata: Mapping[str, Any]
+    client: ProcessClient
+
+
 class _Slot:
     """One served model and what has become of it."""
 
     def __init__(self, name: str, stored: StoredModel) -> None:
         self.name = name
         self.stored = stored
+        self.opened: _Opened | None = None  # before its time, by `prestart`
         self.model: LoadedModel | None = None
         self.loading: asyncio.Task[LoadedModel] | None = None
 
@@ -113,16 +124,23 @@ class Runtime:
         self._worker = worker
         self._slots: dict[str, _Slot] = {}  # by served name
         self._known: dict[str, _Slot] = {}  # by every spelling that was asked for
-        self._early: EngineProcess | None = None
         self._closed = False
 
     def prestart(self) -> None:
-        """Start the engine process of the first model to be loaded, without waiting for it.
+        """Begin to load the first of the given names; reads its header, waits for nothing else.
 
-        Call it before slow imports, on a thread that stays (see `EngineProcess`).
+        Needs no event loop. Call it before slow imports, on a thread that stays (see
+        `EngineProcess`). Raises what `model` would.
         """
-        if self._early is None:
-            self._early = self._spawn()
+        if self._given:
+            slot = self._slot(self._given[0])
+            if slot.opened is None and slot.loading is None:
+                process = self._spawn()
+                try:
+                    slot.opened = self._open(slot, process)
+                except BaseException:
+                    process.discard()
+                    raise
 
     async def model(self, name: str) -> LoadedModel:
         """The model of that name, loaded on first use; all who wait share one load.
@@ -135,8 +153,7 @@ class Runtime:
             return slot.model
         if self._closed:
             raise Unavailable("the server is shutting down", retry_after=30)
-        if slot is None:
-            slot = self._known[name] = self._find(name)
+        slot = slot or self._slot(name)
         if slot.loading is None:
             slot.loading = asyncio.create_task(self._load(slot), name=f"load {slot.name}")
             slot.loading.add_done_callback(_retrieve)
@@ -173,9 +190,6 @@ class Runtime:
         if drain_s > 0:
             await asyncio.gather(*(model.client.drain(drain_s) for model in self.loaded()))
         await asyncio.gather(*(self._release(slot) for slot in list(self._slots.values())))
-        if self._early is not None:
-            self._early.discard()
-            self._early = None
 
     # From a name to a slot.
 
@@ -192,6 +206,11 @@ class Runtime:
                     raise ConfigError(f"two of the models to serve would be named {name!r}")
                 served[name] = stored
         return served
+
+    def _slot(self, name: str) -> _Slot:
+        if name not in self._known:
+            self._known[name] = self._find(name)
+        return self._known[name]
 
     def _find(self, name: str) -> _Slot:
         served = self._served()
@@ -226,26 +245,41 @@ class Runtime:
         blas = (config.threads or this_machine().cores) if config.backend == "reference" else 1
         return EngineProcess(self._worker, blas)
 
+    def _open(self, slot: _Slot, process: EngineProcess) -> _Opened:
+        """Read, plan, and tell the process. Blocking."""
+        path = str(slot.stored.path)
+        card, metadata = _read_header(path)
+        plan = resolve_plan(self._engine_config, card, this_machine(), path)
+        client = ProcessClient(plan, self._spawn, process=process)
+        client.begin()
+        return _Opened(card, metadata, client)
+
     async def _load(self, slot: _Slot) -> LoadedModel:
-        process, self._early = self._early or self._spawn(), None
-        client: ProcessClient | None = None
+        opened, slot.opened = slot.opened, None
+        process = self._spawn() if opened is None else None
         try:
-            path = str(slot.stored.path)
-            card, metadata = await asyncio.to_thread(_read_header, path)
-            plan = resolve_plan(self._engine_config, card, this_machine(), path)
-            client = ProcessClient(plan, self._spawn, process=process)
+            if process is not None:
+                opened = await asyncio.to_thread(self._open, slot, process)
+            assert opened is not None
             _, (tokenizer, template) = await asyncio.gather(
-                client.ready(), asyncio.to_thread(_read_text, metadata)
+                opened.client.ready(), asyncio.to_thread(_read_text, opened.metadata)
             )
         except BaseException:  # also when it is cancelled: no process may be left
             self._forget(slot)
-            if client is not None:
-                await client.close()
-            else:
+            if opened is not None:
+                await opened.client.close()
+            elif process is not None:
                 process.discard()
             raise
-        created = int(slot.stored.modified)
-        slot.model = LoadedModel(slot.name, card, plan, tokenizer, template, client, created)
+        slot.model = LoadedModel(
+            name=slot.name,
+            card=opened.card,
+            plan=opened.client.plan,
+            tokenizer=tokenizer,
+            template=template,
+            client=opened.client,
+            created=int(slot.stored.modified),
+        )
         return slot.model
 
     async def _release(self, slot: _Slot) -> None:
@@ -253,6 +287,8 @@ class Runtime:
         if slot.loading is not None:
             slot.loading.cancel()
             await asyncio.wait({slot.loading})
+        if slot.opened is not None:
+            await slot.opened.client.close()
         if slot.model is not None:
             await slot.model.client.close()
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pagemill.config import EngineConfig, HubConfig, Settings
+from pagemill.engine.client import ProcessClient
 from pagemill.engine.local import LocalClient
+from pagemill.engine.spawn import EngineProcess
 from pagemill.errors import BadModelFile, ConfigError, PagemillError, Unavailable, UnknownModel
 from pagemill.hub.names import Name
 from pagemill.hub.store import Store, file_sha256
@@ -200,36 +202,53 @@ async def test_closing_in_the_middle_of_a_load(open_runtime: Open, tiny_llama_pa
         await loading
 
 
+def opened_early(runtime: Runtime) -> ProcessClient:
+    runtime.prestart()
+    [slot] = runtime._slots.values()
+    assert slot.opened is not None
+    return slot.opened.client
+
+
 async def test_a_process_started_early_is_the_one_that_is_used(
     open_runtime: Open, tiny_llama_path: Path
 ) -> None:
     runtime = open_runtime(str(tiny_llama_path))
+    client = opened_early(runtime)
     runtime.prestart()
+    assert (await runtime.model("tiny_llama")).client is client
     runtime.prestart()
-    early = runtime._early
-    assert early is not None
-    model = await runtime.model("tiny_llama")
-    assert model.client.info is not None
-    assert model.client.info.pid == early.pid
-    unused = open_runtime(str(tiny_llama_path))
-    unused.prestart()
-    early = unused._early
-    await unused.close()
-    assert early is not None
-    assert early.ended()
+    assert runtime.loaded()[0].client is client
+    assert client.info is not None
 
 
-async def test_a_plan_that_cannot_be_honoured_leaves_no_process(
-    settings: Settings, tiny_llama_path: Path
+async def test_a_process_started_early_and_never_used_is_ended(
+    open_runtime: Open, tiny_llama_path: Path
+) -> None:
+    runtime = open_runtime(str(tiny_llama_path))
+    process = opened_early(runtime)._process
+    await runtime.close()
+    assert process is not None
+    assert process.ended()
+
+
+async def test_what_cannot_be_loaded_leaves_no_process(
+    settings: Settings, tiny_llama_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Settings(EngineConfig(backend="reference", max_model_len=1 << 30), hub=settings.hub)
     runtime = Runtime(asked, [str(tiny_llama_path)], worker=FAKE)
-    runtime.prestart()
-    early = runtime._early
+    made: list[EngineProcess] = []
+    spawn = runtime._spawn
+
+    def spawn_and_tell() -> EngineProcess:
+        made.append(spawn())
+        return made[-1]
+
+    monkeypatch.setattr(runtime, "_spawn", spawn_and_tell)
+    with pytest.raises(ConfigError, match="max_model_len"):
+        runtime.prestart()
     with pytest.raises(ConfigError, match="max_model_len"):
         await runtime.model("tiny_llama")
-    assert early is not None
-    assert early.ended()
+    assert [process.ended() for process in made] == [True, True]
     await runtime.close()
 
 

@@ -94,13 +94,17 @@ class ProcessClient:
         process: EngineProcess | None = None,
         patience: Patience | None = None,
     ) -> None:
-        """`spawn` starts a process; `process` is one that was started already and waits for us."""
+        """`spawn` starts a process; `process` is one that was started already and waits for us.
+
+        Nothing happens before `begin`, `ready` or the first request.
+        """
         self.plan = plan
         self.info: EngineInfo | None = None
         self.state: State = "loading"
         self.reason = ""  # why it is not ready, in words
         self._spawn = spawn
-        self._process = process
+        self._process = process  # the next to be used
+        self._told = False  # `_process` knows what to load
         self._patience = patience or Patience()
         self._streams = Streams(plan)
         self._link: _Link | None = None
@@ -114,6 +118,14 @@ class ProcessClient:
         self._supervisor: asyncio.Task[None] | None = None
 
     # What callers do.
+
+    def begin(self) -> None:
+        """Start the process and tell it what to load, without waiting. Needs no event loop yet."""
+        if self._supervisor is None and not self._told:
+            self._process = self._process or self._spawn()
+            with contextlib.suppress(OSError):  # dead already: `ready` will say how
+                self._process.door.sendall(wire.encode(self._start_order()))
+            self._told = True
 
     async def ready(self) -> EngineInfo:
         """Start if need be, and wait until the model is loaded. Raises what prevented it."""
@@ -280,13 +292,13 @@ class ProcessClient:
         link = _Link(self._on_report)
         self._failure = None
         words = ""
+        self._link = link  # now: a process that was told early may report while we connect
         try:
             await loop.create_unix_connection(lambda: link, sock=process.door)
             if not self._closing:  # close() may have come while there was no link to close
-                self._link = link
-                # `Streams` counts for all of us: whom it let in, the engine must not refuse.
-                both = self.plan.max_queued + self.plan.max_num_seqs
-                link.send(wire.Start(replace(self.plan, max_queued=both)))
+                if not self._told:
+                    link.send(self._start_order())
+                self._told = False
                 words = await self._watch(process, link)
         finally:
             self._link = None
@@ -294,6 +306,11 @@ class ProcessClient:
             process.door.close()
             await self._reap(process)
         return words or process.how_it_ended()
+
+    def _start_order(self) -> wire.Start:
+        # `Streams` counts for all of us: whom it let in, the engine must not refuse.
+        both = self.plan.max_queued + self.plan.max_num_seqs
+        return wire.Start(replace(self.plan, max_queued=both))
 
     async def _watch(self, process: EngineProcess, link: _Link) -> str:
         """Wait until the process has gone, or must go; the reason, unless its exit status says it.

@@ -358,6 +358,14 @@ async def test_a_process_started_early_is_used_or_ended() -> None:
     assert (await client.ready()).pid == early.pid
     await client.close()
     assert early.ended()
+    begun = ProcessClient(PLAN, spawn)
+    begun.begin()
+    begun.begin()
+    assert len(await answer(begun, order("a"))) == 3
+    os.kill((await begun.ready()).pid, signal.SIGKILL)
+    await until(lambda: begun.state == "restarting")
+    assert len(await answer(begun, order("b"))) == 3, "the next process is told, too"
+    await begun.close()
     unused = spawn()
     await ProcessClient(PLAN, spawn, process=unused).close()
     assert unused.ended()
@@ -394,6 +402,8 @@ def test_it_works_on_uvloop() -> None:
 
     async def life() -> None:
         client = ProcessClient(plan_of("fake:0.005"), spawn, patience=IMPATIENT)
+        client.begin()
+        time.sleep(0.5)  # what it reports is there before we listen
         info = await client.ready()
         assert tokens(await answer(client, order("a", 3, first=1))) == [1, 2, 3]
         stream, _ = await started(client, order("b", 100_000))
