@@ -83,6 +83,7 @@ def run(
     temperature: Annotated[str, _number("0: always the likeliest token.")] = "",
     top_p: Annotated[str, _number("Only tokens that add up to this share.")] = "",
     top_k: Annotated[str, _number("Only this many of the likeliest tokens.")] = "",
+    repetition_penalty: Annotated[str, _number("Over 1: avoid what was said; 1: off.")] = "",
     max_tokens: Annotated[str, _number("Longest answer, in tokens.")] = "",
     seed: Annotated[str, _number("The same seed, the same answer.")] = "",
     verbose: Annotated[bool, typer.Option("--verbose", help="Show timings.")] = False,
@@ -100,6 +101,7 @@ def run(
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
         "max_tokens": max_tokens,
         "seed": seed,
     }

@@ -201,6 +201,8 @@ def _error(status: int, error: dict[str, Any], server: Server) -> PagemillError:
         HTTPStatus.TOO_MANY_REQUESTS: Busy,
         HTTPStatus.SERVICE_UNAVAILABLE: Unavailable,
     }
+    if status not in kinds or status == HTTPStatus.SERVICE_UNAVAILABLE:
+        message = f"the server at {server.url}: {message}"  # not our own engine
     return kinds.get(status, EngineFailure)(message)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pagemill.config import Settings
     from pagemill.hub.store import StoredModel
 
+LOCAL = ("127.0.0.1", "::1", "localhost")  # need no further check, nor what it would import
 NO_MODELS = "No models yet: `pagemill pull smollm2` fetches one, and it is served at once."
 
 
@@ -25,13 +26,17 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
         names = [str(model.name) for model in local.open_store(settings).list()]
 
     from pagemill.runtime import Runtime
+
+    runtime = Runtime(settings, names)
+    if preload and names:
+        runtime.prestart()  # the engine loads its libraries while we load ours
     from pagemill.server.app import create_app
     from pagemill.server.serve import run
 
     def listening(url: str) -> None:
         print(f"Pagemill serves at {url} (OpenAI's API: {url}/v1)", *lines, sep="\n", flush=True)
 
-    app = create_app(Runtime(settings, names), settings.http, names if preload else ())
+    app = create_app(runtime, settings.http, names if preload else ())
     run(app, settings.http, listening)
 
 
@@ -48,9 +53,10 @@ def check_address(settings: Settings) -> None:
     http = settings.http
     if problem := port_problem(http.host, http.port):
         raise ConfigError(f"{problem}; choose another with --port", param="port")
-    from pagemill.server.serve import check_exposure
+    if http.host not in LOCAL:
+        from pagemill.server.serve import check_exposure
 
-    check_exposure(http)
+        check_exposure(http)
 
 
 def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
@@ -58,19 +64,17 @@ def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
 
     Reads the files' headers: one that cannot be read, or that does not fit, ends the start here.
     """
-    from pagemill.runtime import this_machine
-
     if not named:
         stored = local.open_store(settings).list()
         names = ", ".join(str(model.name) for model in stored)
         return [f"Loaded on first use: {names}" if names else NO_MODELS]
 
-    from pagemill.engine.plan import plan
+    from pagemill.runtime import plan_for
     from pagemill.weights.load import open_model
 
     lines: list[str] = []
     for model in named:
         card = open_model(model.path).card
-        planned = plan(settings.engine, card, this_machine(), str(model.path))
-        lines += plan_lines(str(model.name), card, planned)
+        plan = plan_for(settings.engine, card, str(model.path))
+        lines += plan_lines(str(model.name), card, plan)
     return lines

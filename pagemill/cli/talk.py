@@ -26,7 +26,7 @@ class Turn:
 class Knobs:
     """How answers are generated; None leaves a choice to whoever answers.
 
-    The defaults are for talking: a little below the model's own distribution, tails cut.
+    The defaults are for talking: the tails are cut, and small models are kept out of loops.
     """
 
     temperature: float | None = 0.7
@@ -35,7 +35,7 @@ class Knobs:
     min_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
-    repetition_penalty: float | None = None
+    repetition_penalty: float | None = 1.1
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     stop: tuple[str, ...] = ()

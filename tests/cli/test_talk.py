@@ -5,7 +5,10 @@ from pagemill.errors import InvalidRequest
 
 
 def test_body_holds_only_what_is_set() -> None:
-    assert Knobs(temperature=0, top_p=None, stop=("x",)).body() == {"temperature": 0, "stop": ["x"]}
+    assert Knobs(0, None, repetition_penalty=None, stop=("x",)).body() == {
+        "temperature": 0,
+        "stop": ["x"],
+    }
 
 
 def test_set_from_text_under_both_names() -> None:
