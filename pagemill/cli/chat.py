@@ -45,6 +45,10 @@ class Chat:
     set_history: Callable[[bool], None]
     turns: list[Turn] = field(default_factory=list)
     leaving: bool = False
+    waited_s: float = field(init=False)  # for a load that no answer has reported yet
+
+    def __post_init__(self) -> None:
+        self.waited_s = self.talker.load_s
 
     def run(self) -> None:
         """Talk until /bye, Ctrl-D, or Ctrl-C twice at the prompt."""
@@ -107,7 +111,8 @@ class Chat:
         elif said.ending.finish == "length" and self.knobs.max_tokens is None:
             self.say("[the context is full; /clear starts a new conversation]")
         if said.ending and self.options.verbose:
-            self.say("\n" + timing_lines(said.ending, self.talker.load_s))
+            self.say("\n" + timing_lines(said.ending, self.waited_s))
+        self.waited_s = 0.0
         self.say("")
 
     def load(self, name: str) -> None:
@@ -115,6 +120,7 @@ class Chat:
         talker = self.open_model(name)
         self.talker.close()
         self.talker = talker
+        self.waited_s = talker.load_s
         self.turns = []
 
     def say(self, line: str) -> None:

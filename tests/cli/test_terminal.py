@@ -28,6 +28,7 @@ class Slow:
 sys.exit(chat(Slow(), RunOrder("tiny", "", Knobs()), lambda name: Slow(), Path(sys.argv[1])))
 """
 PATIENCE_S = 20
+SETTLE_S = 0.3  # readline misses a signal between its prompt and its wait for a key
 
 
 class Terminal:
@@ -78,6 +79,7 @@ def test_a_conversation_with_blocks_ctrl_c_and_history(tmp_path: Path) -> None:
     terminal.type("again\n")
     terminal.wait_for("You said 'again', message 5.")
     terminal.wait_for(">>> ")
+    time.sleep(SETTLE_S)
     terminal.type("\x03")
     terminal.wait_for("Ctrl-C again")
     terminal.wait_for(">>> ")
