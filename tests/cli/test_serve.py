@@ -28,3 +28,27 @@ def test_a_public_address_needs_a_key() -> None:
     with pytest.raises(ConfigError, match="--api-key"):
         check_address(Settings(http=HttpConfig(host="0.0.0.0", port=0)))
     check_address(Settings(http=HttpConfig(host="0.0.0.0", port=0, api_key=("k",))))
+
+
+def test_check_reads_everything_and_loads_nothing(tmp_path: Path, tiny_llama_path: Path) -> None:
+    home = {"PAGEMILL_HOME": str(tmp_path)}
+    done = in_a_process("serve", str(tiny_llama_path), "--check", "--port", "0", **home)
+    assert done.returncode == 0, done.stderr
+    assert "llama, 109K parameters, F32" in done.stdout
+    assert "  context   512 tokens\n" in done.stdout
+    assert done.stdout.endswith("All is in order.\n")
+
+
+def test_an_unreadable_model_and_a_plan_that_does_not_fit_have_code_2(
+    tmp_path: Path, tiny_llama_path: Path
+) -> None:
+    home = {"PAGEMILL_HOME": str(tmp_path)}
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"no model")
+    done = in_a_process("serve", str(bad), "--port", "0", **home)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("error: 'bad.gguf': header")
+    asked = ["--max-model-len", "9999", "--port", "0"]
+    done = in_a_process("serve", str(tiny_llama_path), *asked, **home)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("error: max_model_len is 9999; it must be in 1..512")
