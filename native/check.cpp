@@ -58,7 +58,7 @@ struct Rows {
   std::vector<int32_t> neg_sum;
   Activation view;
   Rows(int rows, int groups) : q(rows * groups * 32), scale(rows * groups), scaled_sum(rows * groups), neg_sum(rows * groups),
-                               view{q.data(), scale.data(), scaled_sum.data(), neg_sum.data(), groups} {}
+                               view{q.data(), scale.data(), scaled_sum.data(), neg_sum.data(), groups, 1} {}
 };
 
 std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string& format, const std::vector<uint8_t>& raw, int n, int k,

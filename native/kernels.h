@@ -33,13 +33,14 @@ struct PackedWeight {
   uint16_t* scales;
 };
 
-// Rows quantized to int8 in groups of 32: x is about scale * q.
+// Rows quantized to int8 in groups of 32: x is about scale * q. With two planes, the second holds what the first
+// left over, and x is about the sum of both: as good as 16 bits, for twice the integer products.
 struct Activation {
-  int8_t* q;          // (rows, groups * 32)
-  float* scale;       // (rows, groups)
-  float* scaled_sum;  // (rows, groups) scale * sum(q): the share of a weight's minimum
-  int32_t* neg_sum;   // (rows, groups) -sum(q): undoes the offset of unsigned quants, exactly
-  int groups;
+  int8_t* q;          // (rows, planes, groups * 32)
+  float* scale;       // (rows, planes, groups)
+  float* scaled_sum;  // (rows, planes, groups) scale * sum(q): the share of a weight's minimum
+  int32_t* neg_sum;   // (rows, planes, groups) -sum(q): undoes the offset of unsigned quants, exactly
+  int groups, planes;
 };
 
 // One layer's keys and values: per 16 tokens and key/value head, keys transposed (padded_dim, 16), then

@@ -58,7 +58,8 @@ inline void dot_group(const uint8_t* data, size_t tile_bytes, const int8_t* x, s
   }
 }
 
-template <Kind kKind, int kR, int kC>
+// kR rows of activations; with kPlanes 2 they are kR / 2 rows of the result, whose planes are added at the end.
+template <Kind kKind, int kR, int kC, int kPlanes>
 void quantized_block(const PackedWeight& w, const Activation& a, int row, int tile, float* y, size_t y_stride) {
   constexpr size_t kData = kKind == Kind::q8 ? 512 : 256, kScales = kKind == Kind::q4m ? 32 : 16;
   const size_t groups = w.groups, tile_bytes = groups * kData, tile_scales = groups * kScales;
@@ -97,25 +98,34 @@ void quantized_block(const PackedWeight& w, const Activation& a, int row, int ti
 #pragma GCC unroll 4
   for (int c = 0; c < kC; c++)
 #pragma GCC unroll 16
-    for (int r = 0; r < kR; r++)
-      store_tile(y + (row + r) * y_stride + (tile + c) * kTile, sums[c][r], w.n - (tile + c) * kTile);
+    for (int r = 0; r < kR; r += kPlanes) {
+      const F32 value = kPlanes == 2 ? add(sums[c][r], sums[c][r + 1]) : sums[c][r];
+      store_tile(y + (row + r) / kPlanes * y_stride + (tile + c) * kTile, value, w.n - (tile + c) * kTile);
+    }
 }
 
-// Rows row .. row + rows (at most kR) of kC tiles: the largest block that fits, then smaller ones.
-template <Kind kKind, int kR, int kC>
+// Rows of activations from `row` on, for kC tiles: blocks of kR, then smaller ones.
+template <Kind kKind, int kR, int kC, int kPlanes>
 void quantized_rows(const PackedWeight& w, const Activation& a, int row, int rows, int tile, float* y, size_t stride) {
-  for (; rows >= kR; rows -= kR, row += kR) quantized_block<kKind, kR, kC>(w, a, row, tile, y, stride);
-  if constexpr (kR > 1)
-    if (rows) quantized_rows<kKind, kR - 1, kC>(w, a, row, rows, tile, y, stride);
+  for (; rows >= kR; rows -= kR, row += kR) quantized_block<kKind, kR, kC, kPlanes>(w, a, row, tile, y, stride);
+  if constexpr (kR > kPlanes)
+    if (rows) quantized_rows<kKind, kR - kPlanes, kC, kPlanes>(w, a, row, rows, tile, y, stride);
+}
+
+template <Kind kKind, int kPlanes>
+void quantized_tiles(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y, size_t stride) {
+  static_assert(kRows % 2 == 0, "a block holds whole rows of two planes");
+  int tile = from;
+  // Few rows are bound by memory: one tile at a time is one stream to prefetch.
+  if (rows >= 4)
+    for (; tile + kColumns <= to; tile += kColumns) quantized_rows<kKind, kRows, kColumns, kPlanes>(w, a, 0, rows, tile, y, stride);
+  for (; tile < to; tile++) quantized_rows<kKind, kRows, 1, kPlanes>(w, a, 0, rows, tile, y, stride);
 }
 
 template <Kind kKind>
 void linear_quantized_kind(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y, size_t stride) {
-  int tile = from;
-  // Few rows are bound by memory: one tile at a time is one stream to prefetch.
-  if (rows >= 4)
-    for (; tile + kColumns <= to; tile += kColumns) quantized_rows<kKind, kRows, kColumns>(w, a, 0, rows, tile, y, stride);
-  for (; tile < to; tile++) quantized_rows<kKind, kRows, 1>(w, a, 0, rows, tile, y, stride);
+  if (a.planes == 2) quantized_tiles<kKind, 2>(w, a, rows * 2, from, to, y, stride);
+  else quantized_tiles<kKind, 1>(w, a, rows, from, to, y, stride);
 }
 
 void linear_quantized(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y, size_t stride) {

@@ -109,7 +109,7 @@ float* Program::data(int buffer) const { return arena_.as<float>(buffers_[buffer
 
 Activation Program::activation(int buffer) const {
   const Buffer& b = buffers_[buffer];
-  return {arena_.as<int8_t>(b.q), arena_.as<float>(b.scale), arena_.as<float>(b.scaled_sum), arena_.as<int32_t>(b.neg_sum), round_up(b.width, kGroup) / kGroup};
+  return {arena_.as<int8_t>(b.q), arena_.as<float>(b.scale), arena_.as<float>(b.scaled_sum), arena_.as<int32_t>(b.neg_sum), round_up(b.width, kGroup) / kGroup, planes(b)};
 }
 
 void Program::place_buffers(int tokens, int sampled) {
@@ -122,7 +122,7 @@ void Program::place_buffers(int tokens, int sampled) {
     return at;
   };
   for (Buffer& b : buffers_) {
-    const size_t rows = b.sampled ? placed_sampled_ : placed_tokens_, groups = rows * (round_up(b.width, kGroup) / kGroup);
+    const size_t rows = b.sampled ? placed_sampled_ : placed_tokens_, groups = rows * planes(b) * (round_up(b.width, kGroup) / kGroup);
     b.offset = take(rows * b.stride * sizeof(float));
     if (!b.quantized) continue;
     b.q = take(groups * kGroup);

@@ -134,6 +134,8 @@ class Program {
   void run_rows(const Phase& phase, Shares& shares);
   void product(const Instruction& instruction, int from, int to, int buffer);
   void one_row(const Instruction& instruction, int row);
+  // Logits decide: the few rows that are sampled go into their product with twice the bits.
+  static int planes(const Buffer& buffer) { return buffer.sampled ? 2 : 1; }
   float* at(View view, int row) const { return data(view.buffer) + (size_t)row * buffers_[view.buffer].stride + view.offset; }
   Activation activation(int buffer) const;
 

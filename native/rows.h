@@ -40,14 +40,19 @@ void quantize(const float* x, int first_group, int k, const Activation& a, int r
   for (int g = first_group; g * kGroup < k; g++) {
     const int left = k - g * kGroup;
     const float* at = x + g * kGroup;
-    const F32 low = load_first(at, left), high = left > 16 ? load_first(at + 16, left - 16) : zero();
-    const float top = largest(max(abs(low), abs(high)));
-    const F32 inverse = splat(top > 0 ? 127.0f / top : 0.0f);
-    const size_t i = (size_t)row * a.groups + g;
-    const int32_t sum = store_int8(a.q + i * kGroup, mul(low, inverse), mul(high, inverse));
-    a.scale[i] = top / 127.0f;
-    a.scaled_sum[i] = a.scale[i] * (float)sum;
-    a.neg_sum[i] = -sum;
+    F32 low = load_first(at, left), high = left > 16 ? load_first(at + 16, left - 16) : zero();
+    for (int plane = 0; plane < a.planes; plane++) {
+      const float top = largest(max(abs(low), abs(high)));
+      const F32 inverse = splat(top > 0 ? 127.0f / top : 0.0f), scale = splat(top / 127.0f);
+      const F32 low_q = round(mul(low, inverse)), high_q = round(mul(high, inverse));
+      const size_t i = ((size_t)row * a.planes + plane) * a.groups + g;
+      const int32_t sum = store_int8(a.q + i * kGroup, low_q, high_q);
+      a.scale[i] = top / 127.0f;
+      a.scaled_sum[i] = a.scale[i] * (float)sum;
+      a.neg_sum[i] = -sum;
+      low = sub(low, mul(low_q, scale));
+      high = sub(high, mul(high_q, scale));
+    }
   }
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kName = "portable";
 constexpr bool kSignedQ8 = true;
-constexpr int kRows = 1, kColumns = 1;
+constexpr int kRows = 2, kColumns = 1;
 constexpr int kDenseRows = 2;
 constexpr int kQueryRows = 4;
 constexpr int kValueVectors = 1;  // of a value row, held while tokens are added up
