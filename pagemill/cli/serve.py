@@ -19,8 +19,12 @@ NO_MODELS = "No models yet: `pagemill pull smollm2` fetches one, and it is serve
 
 
 def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
-    """Serve `names` (none: whatever the store holds) until a signal; missing ones are pulled."""
+    """Serve `names` (none: whatever the store holds) until a signal; missing ones are pulled.
+
+    A single name is loaded at once: whoever gives one means to use it.
+    """
     check_address(settings)
+    preload = preload or len(names) == 1
     lines = explain([local.ensure(name, settings) for name in names], settings)
     if preload and not names:
         names = [str(model.name) for model in local.open_store(settings).list()]
