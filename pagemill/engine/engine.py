@@ -169,8 +169,7 @@ class Engine:
         states = [s.sampling for s, take in plan if s.behind == take]
         rows = self._sampler.rows(states, step.positions[step.out_rows] + np.int32(1))
         sampled = self._ops.sample(logits, rows)
-        if sampled.ids.min() < 0 or sampled.ids.max() >= self._vocab_size:
-            raise ValueError("a sampled id is outside the vocabulary")
+        assert sampled.ids.max() < self._vocab_size
         return sampled
 
     def _update(self, plan: Plan, sampled: Sampled | None) -> list[Delta]:
@@ -195,6 +194,9 @@ class Engine:
     def _accept(
         self, seq: Sequence, token: int, logprobs: tuple[TokenLogprobs, ...], now: float
     ) -> Delta:
+        if token < 0:
+            self._pool.forget(seq)
+            return self._finish(seq, "error", now, error="the model's logits are not numbers")
         seq.tokens.append(token)
         seq.sampling.push(token)
         if seq.first_token is None:

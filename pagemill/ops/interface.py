@@ -84,7 +84,7 @@ class Sampled:
     """Chosen ids, and log-probabilities of the logits before edits and knobs, for rows that
     asked."""
 
-    ids: Int32  # (S,)
+    ids: Int32  # (S,); -1 where there was no finite logit to choose
     logprobs: Float32  # (S,) of the chosen ids; 0 where num_logprobs is -1
     top_ids: Int32  # (S, most num_logprobs), most likely first, padded with -1
     top_logprobs: Float32  # (S, most num_logprobs)

@@ -7,7 +7,9 @@ because BLAS and pairwise sums group their additions by shape.
 
 Sampling, which other backends must follow to the letter (`_draw` is the text):
 
-1. Edits, in float32. Then temperature 0 takes the largest logit, of equals the lowest id.
+1. Edits, in float32. What is not a number counts as -inf, and a row whose largest logit is then not
+   finite has no answer: its id is -1. Temperature 0 takes the largest logit, of equals the lowest
+   id.
 2. l = logit / temperature, in float32. top_k > 0 keeps the k largest l, of equals the lower ids.
 3. p = exp(l - max l) in float32. The kept ids are ordered by p descending, of equals the lower id
    first, and summed in that order in float64. top_p < 1 keeps the shortest run whose sum reaches
@@ -135,7 +137,7 @@ class ReferenceOps:
             chosen = _draw(_edited(logits[row], rows, row), rows, row)
             sampled.ids[row] = chosen
             num_top = rows.num_logprobs[row]
-            if num_top >= 0:
+            if num_top >= 0 and chosen >= 0:
                 logprobs = _log_softmax(logits[row])
                 best = np.argsort(-logprobs, kind="stable")[:num_top]
                 sampled.logprobs[row] = logprobs[chosen]
@@ -157,6 +159,9 @@ def _draw(logits: _Floats, rows: SampleRows, row: int) -> int:
     """One id from edited logits (V,)."""
     temperature, top_k = rows.temperature[row], int(rows.top_k[row])
     top_p, min_p = rows.top_p[row], rows.min_p[row]
+    logits = np.where(np.isnan(logits), np.float32(-np.inf), logits)
+    if not np.isfinite(logits.max()):
+        return -1
     if temperature == 0:
         return int(logits.argmax())
     scaled = logits / temperature

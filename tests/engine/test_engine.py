@@ -178,6 +178,29 @@ def test_a_failed_step_ends_its_requests_and_nobody_elses() -> None:
         assert token_ids(deltas_of[order.id]) == model.answer(order)
 
 
+def test_logits_that_are_no_numbers_end_their_request_only() -> None:
+    engine = tiny_engine(engine_plan())
+    good, bad = request("good", (1, 2, 3), 6), request("bad", (4, 5, 6), 6)
+    engine.add(good)
+    alone = token_ids(run(engine)["good"])
+    model, steps = engine._model, []
+
+    def poisoned(step: Step, kv: object) -> Float32:
+        logits = np.array(model(step, kv))
+        steps.append(step)
+        if len(steps) == 3:
+            logits[1] = np.nan
+        return logits
+
+    engine._model = poisoned
+    engine.add(good)
+    engine.add(bad)
+    deltas = run(engine)
+    assert token_ids(deltas["good"]) == alone and deltas["good"][-1].finish == "length"
+    assert deltas["bad"][-1].error == "the model's logits are not numbers"
+    assert len(token_ids(deltas["bad"])) == 2 and engine.stats().pages_used == 0
+
+
 def test_an_error_meant_for_users_keeps_its_words() -> None:
     engine, _ = breaking_engine(EngineFailure("the accelerator is out of memory"), at={1})
     engine.add(request("a", range(5)))
