@@ -40,8 +40,8 @@ class Program:
     def buffer(self, width: int, sampled: bool) -> int: ...
     def embed(self, table: Matrix, out: int) -> None: ...
     def norm(
-        self, x: _View, added: _View, sum: _View, weight: Vector, eps: float, heads: int, out: _View,
-        quantized: bool,
+        self, x: _View, added: _View, sum: _View, weight: Vector, eps: float, heads: int,
+        out: _View, quantized: bool,
     ) -> None: ...  # fmt: skip
     def quantize(self, x: _View, width: int) -> None: ...
     def linear(self, x: _View, weight: Matrix, out: int) -> None: ...
@@ -81,9 +81,9 @@ def kv_cache(
     layers: int, num_pages: int, page_size: int, heads: int, dim: int, half: bool
 ) -> KvCache: ...
 def sample(
-    backend: Backend, logits: _Floats, vocab: int, temperature: _Floats, top_k: _Ints, top_p: _Floats,
-    min_p: _Floats, seeds: NDArray[np.uint64], positions: _Ints, num_logprobs: _Ints,
-    edit_starts: _Ints, edit_ids: _Ints, edit_mul: _Floats, edit_add: _Floats, ids: _Ints,
-    logprobs: _Floats, top_ids: _Ints, top_logprobs: _Floats,
+    backend: Backend, logits: _Floats, vocab: int, temperature: _Floats, top_k: _Ints,
+    top_p: _Floats, min_p: _Floats, seeds: NDArray[np.uint64], positions: _Ints,
+    num_logprobs: _Ints, edit_starts: _Ints, edit_ids: _Ints, edit_mul: _Floats,
+    edit_add: _Floats, ids: _Ints, logprobs: _Floats, top_ids: _Ints, top_logprobs: _Floats,
 ) -> None: ...  # fmt: skip
 def uniform(seed: int, position: int) -> float: ...

@@ -1,8 +1,8 @@
 """The vocabulary that every room shares. Standard library only.
 
-What is asked is a `Request`, what is run is a sequence, what is answered is a `Delta`. A `Request` is
-valid once and never re-checked: whoever builds one (a dialect of the server, the command line, a test)
-has compared every field with the model's limits before.
+What is asked is a `Request`, what is run is a sequence, what is answered is a `Delta`. Whoever
+builds a `Request` (a dialect of the server, the command line, a test) has compared every field with
+the model's limits; the engine looks once more at ids and lengths only, which kernels trust.
 """
 
 from collections.abc import AsyncIterator
@@ -65,11 +65,11 @@ class TokenLogprobs:
 class Delta:
     """What leaves the engine for one request after one step.
 
-    Every accepted request gets exactly one Delta with `finish` set, and it is the last one. A sampled
-    stop id is the last of `token_ids`, and `stop_id` repeats it. `logprobs` has one entry per token id
-    when asked for. `cached_tokens` (prompt tokens found in the prefix cache) and the times are set on
-    the final Delta; `error` says why when `finish` is "error". Times are seconds: in the queue, from
-    leaving the queue to the first token, from there to the end.
+    Every accepted request gets exactly one Delta with `finish` set, and it is the last one. A
+    sampled stop id is the last of `token_ids`, and `stop_id` repeats it. `logprobs` has one entry
+    per token id when asked for. `cached_tokens` (prompt tokens found in the prefix cache) and the
+    times are set on the final Delta; `error` says why when `finish` is "error". Times are seconds:
+    in the queue, from leaving the queue to the first token, from there to the end.
     """
 
     request_id: str

@@ -26,8 +26,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": EVERYTHING,
     "cli": EVERYTHING,
     "runtime": EVERYTHING,
-    "worker": {"engine", "weights", "ops", "models"} | VOCABULARY,
-    "machine": VOCABULARY,
     "worker": VOCABULARY | {"engine", "models", "ops", "weights"},
     "machine": {"types"},
     "server": SETTINGS | {"text", "hub", "runtime"},

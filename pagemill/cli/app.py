@@ -120,7 +120,10 @@ def serve(
         list[str] | None,
         typer.Argument(help="None: every model on this machine.", callback=_spelled),
     ] = None,
-    preload: Annotated[bool, typer.Option("--preload", help="Load before the first use (a single model always is).")] = False,
+    preload: Annotated[
+        bool,
+        typer.Option("--preload", help="Load before the first use (a single model always is)."),
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Validate everything and exit.")] = False,
     *,
     settings: Settings,
