@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemill.hub.names import Name
+from pagemill import hub
 from pagemill.hub.store import Store
 
 
@@ -21,7 +21,7 @@ def smollm2_path() -> Path:
     if given := os.environ.get("PAGEMILL_TEST_MODEL"):
         return Path(given)
     home = Path(os.environ.get("PAGEMILL_HOME", Path.home() / ".pagemill"))
-    stored = Store(home).find(Name.parse("smollm2"))
+    stored = hub.resolve("smollm2", Store(home))
     if stored is None:
         pytest.skip("SmolLM2 is not in the store: run `pagemill pull smollm2` first")
     return stored.path
