@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +158,7 @@ def store(home: Path) -> list[Finding]:
 def address(settings: Settings) -> list[Finding]:
     """Who listens at the configured address: nobody, our server, or a stranger."""
     from pagemill.cli.remote import Server
+    from pagemill.server.address import port_problem
 
     host, port = settings.http.host, settings.http.port
     key = settings.http.api_key[0] if settings.http.api_key else ""
@@ -175,18 +175,6 @@ def address(settings: Settings) -> list[Finding]:
         fix = "choose another address with --host, --port, PAGEMILL_HOST or PAGEMILL_PORT"
         return [Finding("broken", "server", problem, fix)]
     return [Finding("ok", "server", f"not running; {server.url} is free")]
-
-
-def port_problem(host: str, port: int) -> str:
-    """Why a server cannot listen there; empty when it can."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        return f"cannot listen on {host} port {port}: {error.strerror or error}"
-    return ""
 
 
 def packages() -> list[Finding]:

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pagemill.cli import models as local
-from pagemill.cli.doctor import port_problem
 from pagemill.cli.plan_lines import plan_lines
-from pagemill.errors import ConfigError
 
 if TYPE_CHECKING:
     from pagemill.config import Settings
     from pagemill.hub.store import StoredModel
 
-LOCAL = ("127.0.0.1", "::1", "localhost")  # need no further check, nor what it would import
 NO_MODELS = "No models yet: `pagemill pull smollm2` fetches one, and it is served at once."
 
 
@@ -54,13 +51,10 @@ def check_only(names: Sequence[str], settings: Settings) -> str:
 
 def check_address(settings: Settings) -> None:
     """Refuse an address that cannot be used, before anything is fetched or loaded."""
-    http = settings.http
-    if problem := port_problem(http.host, http.port):
-        raise ConfigError(f"{problem}; choose another with --port", param="port")
-    if http.host not in LOCAL:
-        from pagemill.server.serve import check_exposure
+    from pagemill.server.address import bind, check_exposure
 
-        check_exposure(http)
+    bind(settings.http).close()
+    check_exposure(settings.http)
 
 
 def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:

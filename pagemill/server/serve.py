@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from pagemill.config import HttpConfig
-from pagemill.errors import ConfigError
+from pagemill.server.address import bind, check_exposure
 from pagemill.server.connection import bounded_protocol
-from pagemill.server.origin import is_loopback
 from pagemill.server.state import ServerState
 
 if TYPE_CHECKING:
@@ -43,33 +42,6 @@ def run(app: FastAPI, http: HttpConfig, on_listening: Callable[[str], None] | No
         make_server(app, http, listener, on_listening).run(sockets=[listener])
     finally:
         listener.close()
-
-
-def check_exposure(http: HttpConfig) -> None:
-    """Refuse to serve strangers by accident."""
-    if not is_loopback(http.host) and not http.api_key and not http.allow_public:
-        raise ConfigError(
-            f"host is {http.host!r}, which others can reach, and there is no API key. Set one "
-            "with --api-key, listen on 127.0.0.1, or say --allow-public to serve anyone.",
-            param="host",
-        )
-
-
-def bind(http: HttpConfig) -> socket.socket:
-    """The listening socket."""
-    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((http.host, http.port))
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"cannot listen on {http.host} port {http.port}: {reason}; choose another with --port",
-            param="port",
-        ) from error
-    return listener
 
 
 def make_server(

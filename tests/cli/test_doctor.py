@@ -6,6 +6,7 @@ import pytest
 from pagemill.cli import doctor
 from pagemill.cli.doctor import Finding
 from pagemill.config import HttpConfig, HubConfig, Settings
+from pagemill.server.address import port_problem
 
 
 def settings(tmp_path: Path, port: int) -> Settings:
@@ -43,7 +44,7 @@ def test_a_store_that_cannot_be_written_is_broken(
 def test_a_port_taken_by_a_stranger_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
-        assert f"port {port}: Address already in use" in doctor.port_problem("127.0.0.1", port)
+        assert f"port {port}: Address already in use" in port_problem("127.0.0.1", port)
     [finding] = doctor.address(settings(tmp_path, port))
     assert finding.words == f"not running; http://127.0.0.1:{port} is free"
 

@@ -10,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from pagemill.server import serve
+from pagemill.server.address import bind
 from pagemill.server.app import create_app
 from pagemill.server.state import ServerState
 from tests.server.fakes import FakeEngine, FakeModel, FakeRuntime, http_config
@@ -41,7 +42,7 @@ class Live:
 async def run_server(model: FakeModel, **settings: object) -> AsyncIterator[Live]:
     http = http_config(port=0, log_level="error", **settings)
     app = create_app(FakeRuntime(model), http)
-    listener = serve.bind(http)
+    listener = bind(http)
     listening = asyncio.Event()
     server = serve.make_server(app, http, listener, lambda url: listening.set())
     task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pagemill.server.origin import is_loopback
+from pagemill.server.address import is_loopback
 from tests.server.conftest import Start
 from tests.server.raw import exchange, status_of
 from tests.server.test_auth import live_table

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pagemill.errors import ConfigError
-from pagemill.server.serve import bind, check_exposure
+from pagemill.server.address import bind, check_exposure
 from tests.server.fakes import http_config
 
 
