@@ -6,8 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pagemill.errors import PagemillError, UnknownModel
-from pagemill.server.limits import read_fields
-from pagemill.server.openai_routes import json_response
+from pagemill.server.bodies import json_response, read_fields
 from pagemill.server.orders import MAX_NAME
 from pagemill.server.ports import ServedModel
 from pagemill.server.probes import STATS_TIMEOUT_S

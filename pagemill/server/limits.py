@@ -1,17 +1,11 @@
 """Bounds on requests before an endpoint reads them: size and encoding of bodies, draining."""
 
-import asyncio
-
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pagemill.errors import Unavailable
 from pagemill.server.errors import HttpRefusal, error_response
-from pagemill.server.fields import Fields, parse_object
 from pagemill.server.state import ServerState
 
-BODY_TIMEOUT_S = 60.0
-INLINE_BYTES = 256 * 1024  # parsing more would hold up the streams
 _ALWAYS_OPEN = frozenset({"/health", "/metrics"})  # also while draining
 
 
@@ -66,21 +60,3 @@ class Limits:
             return message
 
         return counted
-
-
-async def read_fields(request: Request) -> Fields:
-    """The JSON object in a request's body, read in bounded time."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if kind.lower() != "application/json":
-        raise HttpRefusal(
-            415, "unsupported_media_type", "The body must be Content-Type: application/json."
-        )
-    try:
-        body = await asyncio.wait_for(request.body(), BODY_TIMEOUT_S)
-    except asyncio.TimeoutError:
-        raise HttpRefusal(
-            408, "body_timeout", f"The body did not arrive within {BODY_TIMEOUT_S:g} seconds."
-        ) from None
-    if len(body) > INLINE_BYTES:
-        return await asyncio.to_thread(parse_object, body)
-    return parse_object(body)

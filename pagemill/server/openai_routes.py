@@ -5,7 +5,6 @@ import secrets
 import time
 from collections.abc import Sequence
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,8 +12,8 @@ from pagemill.errors import UnknownModel
 from pagemill.server import openai
 from pagemill.server.access import STARTED
 from pagemill.server.auth import IDENTITY
+from pagemill.server.bodies import json_response, read_fields
 from pagemill.server.generation import Generation
-from pagemill.server.limits import read_fields
 from pagemill.server.openai_answers import (
     CHAT,
     TEXT,
@@ -30,11 +29,6 @@ from pagemill.server.ports import ServedModel
 from pagemill.server.prompts import chat_ids, completion_ids, text_ids
 from pagemill.server.sse import EventStream, StreamLimits, unless_disconnected
 from pagemill.server.state import ServerState
-
-
-def json_response(value: object) -> Response:
-    """A JSON body with status 200."""
-    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 class OpenAIRoutes:

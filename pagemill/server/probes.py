@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from pagemill import __version__
 from pagemill.errors import PagemillError, Unavailable
+from pagemill.server.bodies import json_response
 from pagemill.server.metrics import CONTENT_TYPE
-from pagemill.server.openai_routes import json_response
 from pagemill.server.ports import ServedModel
 from pagemill.server.state import ServerState
 from pagemill.types import EngineStats, Request, SamplingParams
