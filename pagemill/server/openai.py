@@ -6,30 +6,18 @@ The way back, from events to bodies and chunks, is `openai_answers`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pagemill.errors import InvalidRequest
 from pagemill.server.fields import Fields, read_token_ids, show
-from pagemill.server.orders import MAX_CHOICES, MAX_NAME, Order, read_order
+from pagemill.server.orders import MAX_CHOICES, MAX_NAME, Conversation, Order, read_order
 from pagemill.text.chat import ROLES, Message
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 256
 MAX_TEXT = 2**25
 MAX_IDS = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """Messages and how the model's template is to lay them out; text only."""
-
-    messages: tuple[Message, ...]
-    add_generation_prompt: bool = True
-    continue_final: bool = False
-    template_values: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # names checked by the template
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +79,7 @@ def _more_than_one(value: Any) -> bool:
     return value is not None and (isinstance(value, bool) or value != 1)
 
 
-_CANNOT_HONOUR: dict[str, Callable[[Any], bool]] = {
+_CANNOT_HONOUR: Mapping[str, Callable[[Any], bool]] = {
     "response_format": _names_a_schema,
     "tool_choice": _forces_a_tool,
     "function_call": _forces_a_tool,

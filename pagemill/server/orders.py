@@ -6,12 +6,14 @@ makes the engine's requests. All dialects pass through here, so all have the sam
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pagemill.errors import ContextTooLong, InvalidRequest
 from pagemill.server.fields import Fields, as_integer, as_number, show
 from pagemill.server.ports import ServedModel
+from pagemill.text.chat import Message
 from pagemill.types import Request, SamplingParams
 
 MAX_N = 16
@@ -49,6 +51,17 @@ class Order:
     continuous_usage: bool = False
     return_token_ids: bool = False
     tokens_as_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages and how the model's template is to lay them out; text only."""
+
+    messages: tuple[Message, ...]
+    add_generation_prompt: bool = True
+    continue_final: bool = False
+    # Handed on unread: the template checks their names.
+    template_values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_order(body: Fields, *, logprobs: int | None, default_max_tokens: int | None) -> Order:

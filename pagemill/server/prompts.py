@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from pagemill.server.openai import Conversation
-from pagemill.server.orders import check_token_ids
+from pagemill.server.orders import Conversation, check_token_ids
 from pagemill.server.ports import ServedModel
 from pagemill.text.chat import chat_prompt
 
