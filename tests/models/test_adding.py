@@ -1,4 +1,4 @@
-"""docs/adding.md promises that a relative of Llama is one file and no other edit: its own example."""
+"""docs/adding.md promises that a relative of Llama is one file and no other edit: its example."""
 
 import re
 import sys
