@@ -76,7 +76,7 @@ async def test_fifty_sequences_of_mixed_length_waste_few_slots(server: Serving) 
         assert await asyncio.to_thread(server.metric, RUNNING) == 50
         wasted.append(await asyncio.to_thread(server.metric, WASTE))
         await asyncio.sleep(0.05)
-    assert 0 < min(wasted), "fifty sequences cannot all fill their last page"
+    assert min(wasted) > 0, "fifty sequences cannot all fill their last page"
     assert max(wasted) < MOST_WASTE
     for stream in streams:
         stream.drop()
