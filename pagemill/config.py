@@ -8,7 +8,6 @@ environment over the file, the file over the default. What nobody declared is an
 Must not know: what a setting does, and the file's format (the command line parses it).
 """
 
-import configparser
 import difflib
 import re
 from collections.abc import Callable, Mapping
@@ -21,7 +20,6 @@ from pagemill.errors import ConfigError
 Parser = Callable[[Any], Any]  # raises ValueError, whose text completes "... is 'x'; it must be"
 
 ENV_PREFIX = "PAGEMILL_"
-PYPI = "https://pypi.org/simple"
 
 # Variables with our prefix that the command line and the tests read; no settings.
 _OTHER_VARIABLES = re.compile(r"PAGEMILL_(CONFIG|DEBUG|NOHISTORY|TEST_\w+)")
@@ -243,8 +241,6 @@ class Settings:
             value = _first(setting, typed, env, written)
             if value is not None:
                 sections[setting.section][setting.attribute] = value
-        if not sections["hub"].get("index_url"):
-            sections["hub"]["index_url"] = _pip_index(env)
         return cls(
             EngineConfig(**sections["engine"]),
             HttpConfig(**sections["http"]),
@@ -334,24 +330,3 @@ def _unknown(shown: str, name: str, names: list[str]) -> ConfigError:
         as_written = close[0].replace("_", "-") if shown.startswith("--") else close[0]
         hint = f"did you mean {'--' if shown.startswith('--') else ''}{as_written}?"
     return ConfigError(f"{shown[:100]} is no setting; {hint}", param=name)
-
-
-def _pip_index(env: Mapping[str, str]) -> str:
-    """The package index that pip's configuration files name, the nearest file first, else PyPI."""
-    home = Path(env.get("HOME") or Path.home())
-    config_home = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
-    files = [config_home / "pip/pip.conf", home / ".pip/pip.conf", Path("/etc/pip.conf")]
-    if env.get("VIRTUAL_ENV"):
-        files.insert(0, Path(env["VIRTUAL_ENV"], "pip.conf"))
-    if env.get("PIP_CONFIG_FILE"):
-        files.insert(0, Path(env["PIP_CONFIG_FILE"]))
-    for path in files:
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read(path, encoding="utf-8")
-            url = parser.get("global", "index-url", fallback="").strip().rstrip("/")
-        except (OSError, configparser.Error, UnicodeDecodeError):
-            continue  # pip's file, pip's trouble
-        if url.startswith(("https://", "http://")):
-            return url
-    return PYPI

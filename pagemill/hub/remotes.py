@@ -50,7 +50,9 @@ def pip_index_url(env: Mapping[str, str] = os.environ, files: Sequence[Path] = (
             parser.read(path, encoding="utf-8")
         except (OSError, configparser.Error, UnicodeDecodeError):
             continue  # pip's file, not ours: pip itself will complain about it
-        url = parser.get("global", "index-url", fallback=url).strip() or url
+        named = parser.get("global", "index-url", fallback="").strip()
+        if named.startswith(("https://", "http://")):  # pip reads folders, too; we do not
+            url = named
     return url
 
 

@@ -80,6 +80,10 @@ def test_the_index_is_the_one_of_pip(tmp_path: Path) -> None:
     absent = tmp_path / "4"
     assert pip_index_url({}, [first, second, bad, absent]) == "https://one.test/100%/simple"
     assert pip_index_url({}, [second, absent]) == PYPI
+    second.write_text("no section\n")
+    assert pip_index_url({}, [second]) == PYPI
+    second.write_text("[global]\nindex-url = file:///srv/index\n")
+    assert pip_index_url({}, [first, second]) == "https://one.test/100%/simple"
     env = {"PIP_INDEX_URL": "https://env.test/simple"}
     assert pip_index_url(env, [first]) == "https://env.test/simple"
     env = {"HOME": str(tmp_path / "nobody"), "PIP_CONFIG_FILE": str(first)}
