@@ -27,7 +27,6 @@ PANELS = {
 CONFIG = Annotated[
     Path | None, typer.Option("--config", help="A YAML file of settings.", metavar="FILE")
 ]
-OURS = ("PAGEMILL_CONFIG", "PAGEMILL_DEBUG", "PAGEMILL_NOHISTORY")  # read here, no settings
 
 
 def with_settings(*sections: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -85,8 +84,7 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
     """
     if config is None and os.environ.get("PAGEMILL_CONFIG"):
         config = Path(os.environ["PAGEMILL_CONFIG"])
-    variables = {name: value for name, value in os.environ.items() if name not in OURS}
-    return Settings.load(flags, variables, {} if config is None else read_file(config))
+    return Settings.load(flags, os.environ, {} if config is None else read_file(config))
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
