@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pagemill.cli.boundary import FAILED
 from pagemill.cli.text import size
 from pagemill.errors import PagemillError
+from pagemill.machine import this_machine
 
 if TYPE_CHECKING:
     from pagemill.config import Settings
@@ -79,13 +80,6 @@ def python() -> list[Finding]:
     return [Finding("ok", "pagemill", words)]
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: containers and taskset may allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def processor() -> list[Finding]:
     """The CPU, its useful instruction sets, and how many cores may be used."""
     name, flags = platform.processor() or platform.machine(), set[str]()
@@ -100,7 +94,7 @@ def processor() -> list[Finding]:
     except OSError:  # not Linux
         pass
     useful = [flag for flag in EXTENSIONS.get(platform.machine(), ()) if flag in flags]
-    words = f"{name}, {usable_cores()} of {os.cpu_count()} cores usable"
+    words = f"{name}, {this_machine().cores} of {os.cpu_count()} cores usable"
     if useful:
         words += f", has {', '.join(useful)}"
     return [Finding("ok", "processor", words)]
@@ -125,15 +119,10 @@ def native() -> list[Finding]:
 
 
 def memory() -> list[Finding]:
-    """What is installed and what is free now."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        numbers = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        total, free = numbers["MemTotal"], numbers["MemAvailable"]
-    except (OSError, LookupError, ValueError):  # not Linux
-        return [Finding("note", "memory", "this system does not say how much is free")]
-    words = f"{size(free)} free of {size(total)}"
-    if free < LOW_MEMORY:
+    """What this process may use, and what of it is free now: as the plan of an engine sees it."""
+    machine = this_machine()
+    words = f"{size(machine.available_bytes)} free of {size(machine.memory_bytes)}"
+    if machine.available_bytes < LOW_MEMORY:
         fix = "close other programs, or choose a smaller model or --max-model-len"
         return [Finding("note", "memory", words, fix)]
     return [Finding("ok", "memory", words)]
@@ -160,9 +149,7 @@ def address(settings: Settings) -> list[Finding]:
     from pagemill.cli.remote import Server
     from pagemill.server.address import port_problem
 
-    host, port = settings.http.host, settings.http.port
-    key = settings.http.api_key[0] if settings.http.api_key else ""
-    server = Server.configured(host, port, key)
+    server = Server.chosen(settings.http)
     if server.listens():
         try:
             models = server.models()
@@ -171,7 +158,7 @@ def address(settings: Settings) -> list[Finding]:
             return [Finding("note", "server", f"{server.url} is taken: {error.message}", fix)]
         names = ", ".join(model.name for model in models) or "no models"
         return [Finding("ok", "server", f"running at {server.url}, serves {names}")]
-    if problem := port_problem(host, port):
+    if problem := port_problem(settings.http.host, settings.http.port):
         fix = "choose another address with --host, --port, PAGEMILL_HOST or PAGEMILL_PORT"
         return [Finding("broken", "server", problem, fix)]
     return [Finding("ok", "server", f"not running; {server.url} is free")]

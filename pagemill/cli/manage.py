@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 def find_server(settings: Settings, url: str) -> Server:
     """The server to ask; Unavailable with a hint when nothing listens there."""
-    key = settings.http.api_key[0] if settings.http.api_key else ""
-    if url:
-        server = Server.at(url, key)
-    else:
-        server = Server.configured(settings.http.host, settings.http.port, key)
+    server = Server.chosen(settings.http, url)
     if not server.listens():
         raise Unavailable(
             f"no server at {server.url}; `pagemill serve` starts one, --url names another"

@@ -31,6 +31,8 @@ from pagemill.errors import (
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
 
+    from pagemill.config import HttpConfig
+
 CONNECT_S = 0.15  # a server on this machine accepts at once, or there is none
 LIST_S = 2.0  # a busy one may need longer to answer
 ANSWER_S = 600.0  # loading a large model comes before the first byte
@@ -87,9 +89,12 @@ class Server:
         return cls(parts.hostname, port or (443 if tls else 80), path, key, tls)
 
     @classmethod
-    def configured(cls, host: str, port: int, key: str) -> Server:
-        """The server that the settings of this machine would start."""
-        return cls(ANYWHERE.get(host, host), port, key=key)
+    def chosen(cls, http: HttpConfig, url: str = "") -> Server:
+        """The server at `url`; without one, the one that this machine's settings would start."""
+        key = http.api_key[0] if http.api_key else ""
+        if url:
+            return cls.at(url, key)
+        return cls(ANYWHERE.get(http.host, http.host), http.port, key=key)
 
     @property
     def url(self) -> str:

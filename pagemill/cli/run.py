@@ -115,30 +115,29 @@ def open_talker(name: str, url: str, settings: Settings) -> Talker:
     A `url` is an order: that server answers, or nobody does. Without one, only a Pagemill is asked:
     a stranger on our port must not get the user's text because its model has the same name.
     """
-    key = settings.http.api_key[0] if settings.http.api_key else ""
     from pagemill.cli.models import is_file, matching
 
     if url:
         from pagemill.cli.remote import Server, ServerTalker
 
-        server = Server.at(url, key)
+        server = Server.chosen(settings.http, url)
         served = server.models()
         found = matching(name, served)
         if found is None:
             names = ", ".join(model.name for model in served) or "none"
             raise UnknownModel(f"{server.url} does not serve {name!r}; it serves {names}")
         return ServerTalker(server, found)
-    if not is_file(name) and (talker := _running(name, key, settings)) is not None:
+    if not is_file(name) and (talker := _running(name, settings)) is not None:
         return talker
     return _own_engine(name, settings)
 
 
-def _running(name: str, key: str, settings: Settings) -> Talker | None:
+def _running(name: str, settings: Settings) -> Talker | None:
     """A talker to the server at the configured address, if it is ours and has the model."""
     from pagemill.cli.models import matching
     from pagemill.cli.remote import Server, ServerTalker
 
-    server = Server.configured(settings.http.host, settings.http.port, key)
+    server = Server.chosen(settings.http)
     if not server.listens():
         return None
     try:

@@ -9,6 +9,7 @@ import pytest
 from pagemill.cli.manage import ps_table
 from pagemill.cli.remote import Server, ServerTalker
 from pagemill.cli.talk import Ending, Knobs, Turn
+from pagemill.config import HttpConfig
 from pagemill.errors import ConfigError, ContextTooLong, EngineFailure, Unavailable, UnknownModel
 
 MODEL = {"id": "tiny", "object": "model", "owned_by": "pagemill", "max_model_len": 64}
@@ -153,7 +154,7 @@ def test_rows_of_ps(script: ScriptServer) -> None:
 
 
 def test_nobody_there() -> None:
-    server = Server.configured("0.0.0.0", 1, "")
+    server = Server.chosen(HttpConfig(host="0.0.0.0", port=1))
     assert server.url == "http://127.0.0.1:1"
     assert not server.listens()
     with pytest.raises(Unavailable, match="no answer from the server at http://127"):
