@@ -42,7 +42,6 @@ __all__ = [
     "Runtime",
     "build_engine",
     "plan_for",
-    "this_machine",
 ]
 
 _log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ class _Opened:
     client: ProcessClient
 
 
-class _Slot:
+class _Hosted:
     """One served model and what has become of it."""
 
     def __init__(self, name: str, stored: StoredModel) -> None:
@@ -122,8 +121,8 @@ class Runtime:
         self._store = Store(settings.hub.home)
         self._given = tuple(names)
         self._worker = worker
-        self._slots: dict[str, _Slot] = {}  # by served name
-        self._known: dict[str, _Slot] = {}  # by every spelling that was asked for
+        self._by_name: dict[str, _Hosted] = {}  # by served name
+        self._by_spelling: dict[str, _Hosted] = {}  # by every spelling that was asked for
         self._closed = False
 
     def prestart(self) -> None:
@@ -133,11 +132,11 @@ class Runtime:
         `EngineProcess`). Raises what `model` would.
         """
         if self._given:
-            slot = self._slot(self._given[0])
-            if slot.opened is None and slot.loading is None:
+            hosted = self._look_up(self._given[0])
+            if hosted.opened is None and hosted.loading is None:
                 process = self._spawn()
                 try:
-                    slot.opened = self._open(slot, process)
+                    hosted.opened = self._open(hosted, process)
                 except BaseException:
                     process.discard()
                     raise
@@ -148,50 +147,50 @@ class Runtime:
         Raises UnknownModel, listing the choices, Unavailable when it was stopped meanwhile, and
         what prevented the load; the next call tries again.
         """
-        slot = self._known.get(name)
-        if slot is not None and slot.model is not None:
-            return slot.model
+        hosted = self._by_spelling.get(name)
+        if hosted is not None and hosted.model is not None:
+            return hosted.model
         if self._closed:
             raise Unavailable("the server is shutting down", retry_after=30)
-        slot = slot or self._slot(name)
-        if slot.loading is None:
-            slot.loading = asyncio.create_task(self._load(slot), name=f"load {slot.name}")
-            slot.loading.add_done_callback(_retrieve)
+        hosted = hosted or self._look_up(name)
+        if hosted.loading is None:
+            hosted.loading = asyncio.create_task(self._load(hosted), name=f"load {hosted.name}")
+            hosted.loading.add_done_callback(_retrieve)
         try:
-            return await asyncio.shield(slot.loading)  # who leaves does not take it from others
+            return await asyncio.shield(hosted.loading)  # who leaves does not take it from others
         except asyncio.CancelledError:
-            if slot.loading.cancelled():
-                raise Unavailable(f"{slot.name} was stopped while it was loading") from None
+            if hosted.loading.cancelled():
+                raise Unavailable(f"{hosted.name} was stopped while it was loading") from None
             raise
 
     def names(self) -> list[ModelEntry]:
         """Everything that may be asked for, loaded or not."""
         entries = []
         for name, stored in self._served().items():
-            slot = self._slots.get(name)
-            model = slot.model if slot else None
+            hosted = self._by_name.get(name)
+            model = hosted.model if hosted else None
             max_model_len = model.plan.max_model_len if model else None
             entries.append(ModelEntry(name, int(stored.modified), max_model_len, model is not None))
         return entries
 
     def loaded(self) -> list[LoadedModel]:
         """What is in memory."""
-        return [slot.model for slot in self._slots.values() if slot.model is not None]
+        return [hosted.model for hosted in self._by_name.values() if hosted.model is not None]
 
     async def unload(self, name: str) -> None:
         """Give a model's memory back; its requests end. The next use loads it again."""
-        slot = self._known.get(name)
-        if slot is not None:
-            await self._release(slot)
+        hosted = self._by_spelling.get(name)
+        if hosted is not None:
+            await self._release(hosted)
 
     async def close(self, drain_s: float = 0) -> None:
         """Let answers finish for up to `drain_s` seconds, then end every engine. Idempotent."""
         self._closed = True
         if drain_s > 0:
             await asyncio.gather(*(model.client.drain(drain_s) for model in self.loaded()))
-        await asyncio.gather(*(self._release(slot) for slot in list(self._slots.values())))
+        await asyncio.gather(*(self._release(hosted) for hosted in list(self._by_name.values())))
 
-    # From a name to a slot.
+    # From a name to what is hosted.
 
     def _served(self) -> dict[str, StoredModel]:
         """Served models by the name that clients use."""
@@ -207,12 +206,12 @@ class Runtime:
                 served[name] = stored
         return served
 
-    def _slot(self, name: str) -> _Slot:
-        if name not in self._known:
-            self._known[name] = self._find(name)
-        return self._known[name]
+    def _look_up(self, name: str) -> _Hosted:
+        if name not in self._by_spelling:
+            self._by_spelling[name] = self._find(name)
+        return self._by_spelling[name]
 
-    def _find(self, name: str) -> _Slot:
+    def _find(self, name: str) -> _Hosted:
         served = self._served()
         if name in self._given:  # files may be asked for as the command line named them
             stored = resolve(name, self._store)
@@ -225,9 +224,9 @@ class Runtime:
             shown = ascii(name[:80])
             choices = ", ".join(served) or "none; `pagemill pull` fetches models"
             raise UnknownModel(f"model {shown} is not here; there are: {choices}", param="model")
-        if found not in self._slots:
-            self._slots[found] = _Slot(found, served[found])
-        return self._slots[found]
+        if found not in self._by_name:
+            self._by_name[found] = _Hosted(found, served[found])
+        return self._by_name[found]
 
     def _other_spelling(self, name: str, served: Mapping[str, StoredModel]) -> str | None:
         """The served name of the model that `name` means too. Names no files: it is a client's."""
@@ -237,7 +236,7 @@ class Runtime:
             return None  # what is no name names no model
         return next((known for known, stored in served.items() if stored == meant), None)
 
-    # From a slot to a model.
+    # From what is hosted to a model in memory.
 
     def _spawn(self) -> EngineProcess:
         config = self._engine_config
@@ -245,59 +244,59 @@ class Runtime:
         blas = (config.threads or this_machine().cores) if config.backend == "reference" else 1
         return EngineProcess(self._worker, blas)
 
-    def _open(self, slot: _Slot, process: EngineProcess) -> _Opened:
+    def _open(self, hosted: _Hosted, process: EngineProcess) -> _Opened:
         """Read, plan, and tell the process. Blocking."""
-        path = str(slot.stored.path)
+        path = str(hosted.stored.path)
         card, metadata = _read_header(path)
         plan = resolve_plan(self._engine_config, card, this_machine(), path)
         client = ProcessClient(plan, self._spawn, process=process)
         client.begin()
         return _Opened(card, metadata, client)
 
-    async def _load(self, slot: _Slot) -> LoadedModel:
-        opened, slot.opened = slot.opened, None
+    async def _load(self, hosted: _Hosted) -> LoadedModel:
+        opened, hosted.opened = hosted.opened, None
         process = self._spawn() if opened is None else None
         try:
             if process is not None:
-                opened = await asyncio.to_thread(self._open, slot, process)
+                opened = await asyncio.to_thread(self._open, hosted, process)
             assert opened is not None
             _, (tokenizer, template) = await asyncio.gather(
                 opened.client.ready(), asyncio.to_thread(_read_text, opened.metadata)
             )
         except BaseException:  # also when it is cancelled: no process may be left
-            self._forget(slot)
+            self._forget(hosted)
             if opened is not None:
                 await opened.client.close()
             elif process is not None:
                 process.discard()
             raise
-        slot.model = LoadedModel(
-            name=slot.name,
+        hosted.model = LoadedModel(
+            name=hosted.name,
             card=opened.card,
             plan=opened.client.plan,
             tokenizer=tokenizer,
             template=template,
             client=opened.client,
-            created=int(slot.stored.modified),
+            created=int(hosted.stored.modified),
         )
-        return slot.model
+        return hosted.model
 
-    async def _release(self, slot: _Slot) -> None:
-        self._forget(slot)
-        if slot.loading is not None:
-            slot.loading.cancel()
-            await asyncio.wait({slot.loading})
-        if slot.opened is not None:
-            await slot.opened.client.close()
-        if slot.model is not None:
-            await slot.model.client.close()
+    async def _release(self, hosted: _Hosted) -> None:
+        self._forget(hosted)
+        if hosted.loading is not None:
+            hosted.loading.cancel()
+            await asyncio.wait({hosted.loading})
+        if hosted.opened is not None:
+            await hosted.opened.client.close()
+        if hosted.model is not None:
+            await hosted.model.client.close()
 
-    def _forget(self, slot: _Slot) -> None:
+    def _forget(self, hosted: _Hosted) -> None:
         """Let the next use look the name up again: its file may be another by then."""
-        if self._slots.get(slot.name) is slot:
-            del self._slots[slot.name]
-        for name in [name for name, known in self._known.items() if known is slot]:
-            del self._known[name]
+        if self._by_name.get(hosted.name) is hosted:
+            del self._by_name[hosted.name]
+        for name in [name for name, other in self._by_spelling.items() if other is hosted]:
+            del self._by_spelling[name]
 
 
 def _served_name(given: str, stored: StoredModel) -> str:

@@ -204,9 +204,9 @@ async def test_closing_in_the_middle_of_a_load(open_runtime: Open, tiny_llama_pa
 
 def opened_early(runtime: Runtime) -> ProcessClient:
     runtime.prestart()
-    [slot] = runtime._slots.values()
-    assert slot.opened is not None
-    return slot.opened.client
+    [hosted] = runtime._by_name.values()
+    assert hosted.opened is not None
+    return hosted.opened.client
 
 
 async def test_a_process_started_early_is_the_one_that_is_used(

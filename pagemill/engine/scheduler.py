@@ -11,10 +11,11 @@ Two resources, two orders:
   and if the last in order is the one in need, it goes itself. The first in order can displace all
   others and fits alone by construction of the plan, so there is always progress.
 
-Admission is first come first served within a priority. A waiting sequence comes in when a sequence
-slot, a token of the budget and pages for *all* tokens it knows are there, beside what the running
-still miss and one page more for each of them: an admission should not be undone by the next few
-steps. If slots or pages are short, sequences of strictly lower priority make way, the last first.
+Admission is first come first served within a priority. A waiting sequence comes in when fewer than
+`max_seqs` run and a token of the budget and pages for *all* tokens it knows are there, beside what
+the running still miss and one page more for each of them: an admission should not be undone by the
+next few steps. If room or pages are short, sequences of strictly lower priority make way, the last
+first.
 
 Must not know: what tokens mean, how a step is computed, who is waiting for the answer.
 """
@@ -28,7 +29,7 @@ Plan = list[tuple[Sequence, int]]  # who advances in this step, by how many toke
 
 
 class Scheduler:
-    """Holds every unfinished sequence, running (has a slot and pages) or waiting, both in order."""
+    """Holds every unfinished sequence, running (may hold pages) or waiting, both in order."""
 
     def __init__(self, pool: PagePool, budget: int, max_seqs: int) -> None:
         self.pool = pool
