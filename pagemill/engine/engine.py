@@ -1,9 +1,9 @@
 """Engine: the loop. Schedule, forward, sample, update.
 
 Owns the life of a request between `add` and its one final Delta, and the counters. It is
-synchronous and single-threaded: the doors in `client` call it from one thread, tests and offline
-runs call it directly. Must not know: threads, processes, sockets, text, or what kind of model and
-backend it was given.
+synchronous and single-threaded: the doors (`local`, `process`) call it from one thread, tests and
+offline runs call it directly. Must not know: threads, processes, sockets, text, or what kind of
+model and backend it was given.
 
 `step` is the architecture; keep it on one screen.
 """

@@ -14,7 +14,6 @@ CPU_PAGE_SIZE = 16  # its attention kernel reads whole groups of that many token
 DEFAULT_NUM_SEQS = 64
 MAX_NUM_SEQS = 1024
 DEFAULT_BATCHED_TOKENS = 512
-DEFAULT_QUEUED = 512
 TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
 KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
@@ -73,7 +72,7 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=batched,
-        max_queued=_within("max_queued", config.max_queued or DEFAULT_QUEUED, 1, 1 << 20),
+        max_queued=_within("max_queued", config.max_queued, 1, 1 << 20),
         page_size=page_size,
         num_pages=num_pages,
         kv_bytes=num_pages * page_bytes,
