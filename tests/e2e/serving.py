@@ -238,7 +238,7 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0)
     while not await asyncio.to_thread(condition):
         if time.monotonic() - started > seconds:
             raise AssertionError(f"not within {seconds} s: {what}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
     return time.monotonic() - started
 
 

@@ -50,7 +50,7 @@ async def test_a_full_queue_refuses_at_once_and_is_whole_afterwards(small: Servi
 
 
 async def test_clients_that_leave_the_queue_make_room(small: Serving) -> None:
-    body = BODY | {"max_tokens": 3000}
+    body = BODY | {"max_tokens": 1500}
     running = [await (await Stream.open(small, body)).begin() for _ in range(RUN)]
     waiting = [await Stream.open(small, body) for _ in range(QUEUE)]
     await until(lambda: small.metric("vllm:num_requests_waiting") == QUEUE, "four wait")

@@ -16,7 +16,7 @@ STUCK_S = 20.0  # until an engine that does nothing is given up: ten seconds of 
 GONE_S = 5.0  # whatever the moment, nothing of a server that must go is left
 SHORT = {"prompt": "Hello", "max_tokens": 30, "seed": 1, "temperature": 1.0, "ignore_eos": True}
 LONG = SHORT | {"max_tokens": 25_000}  # seconds
-MEDIUM = SHORT | {"max_tokens": 4_000}
+MEDIUM = SHORT | {"max_tokens": 2_000}
 
 
 async def begun(server: Serving, body: dict[str, object], num: int) -> list[Stream]:
@@ -70,7 +70,6 @@ async def test_health_tells_while_there_is_no_engine(server: Serving) -> None:
     try:
         await until(lambda: server.get("/health")[0] == 503, "health says 503")
         assert "restart" in server.get("/health")[1]
-        assert server.get("/ready")[0] == 503
     finally:
         os.kill(second, signal.SIGCONT)
     await until(lambda: server.get("/health")[0] == 200, "healthy again", BACK_S)
