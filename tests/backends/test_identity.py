@@ -17,23 +17,16 @@ import pytest
 
 from pagemill import models
 from pagemill.engine.engine import Engine
-from pagemill.types import Delta, EnginePlan, EngineStats, Request, SamplingParams
+from pagemill.types import Delta, EngineStats, Request, SamplingParams
 from pagemill.weights.load import open_model
+from tests.samples import engine_plan
 
 NUM_REQUESTS = 50
 NUM_TOKENS = 12
-PLAN = EnginePlan(
-    model_path="",
+PLAN = replace(
+    engine_plan(num_pages=600, page_size=16, budget=512, max_num_seqs=64, max_model_len=256),
     backend="cpu",
     threads=2,
-    max_model_len=256,
-    max_num_seqs=64,
-    max_num_batched_tokens=512,
-    max_queued=100,
-    page_size=16,
-    num_pages=600,
-    kv_bytes=0,
-    prefix_caching=True,
 )
 
 Answers = dict[str, list[tuple[tuple[int, ...], object]]]

@@ -10,22 +10,11 @@ from dataclasses import replace
 from pagemill.engine import process
 from pagemill.errors import BadModelFile, Busy, InvalidRequest
 from pagemill.types import Delta, EngineInfo, EnginePlan, EngineStats, Request
+from tests.samples import engine_plan
 
 NORMAL, REFUSE, EXPLODE, SLEEP, SPIN = range(5)
 
-PLAN = EnginePlan(
-    model_path="fake",
-    backend="reference",
-    threads=1,
-    max_model_len=1_000_000,
-    max_num_seqs=4,
-    max_num_batched_tokens=64,
-    max_queued=100,
-    page_size=4,
-    num_pages=16,
-    kv_bytes=0,
-    prefix_caching=True,
-)
+PLAN = engine_plan(num_pages=16, budget=64, max_num_seqs=4, max_model_len=1_000_000)
 
 
 def order(name: str, tokens: int = 3, mischief: int = NORMAL, first: int = 100) -> Request:

@@ -12,16 +12,8 @@ from pagemill.engine.engine import Engine
 from pagemill.errors import Busy, ContextTooLong, EngineFailure, InvalidRequest
 from pagemill.ops.interface import Float32, Step
 from pagemill.types import SamplingParams
-from tests.fakes import (
-    Checksums,
-    RecallModel,
-    engine_plan,
-    recall_engine,
-    request,
-    run,
-    tiny_engine,
-    token_ids,
-)
+from tests.fakes import Checksums, RecallModel, recall_engine, request, run, tiny_engine, token_ids
+from tests.samples import engine_plan
 
 
 def test_answers_and_ends_with_length() -> None:

@@ -18,17 +18,8 @@ from pagemill.models import build
 from pagemill.ops.interface import Float32, Int32, SampleRows, Step
 from pagemill.ops.reference import ReferenceOps
 from pagemill.types import Request
-from tests.fakes import (
-    TINY_CARD,
-    Checksums,
-    TinySource,
-    engine_plan,
-    recall_engine,
-    request,
-    run,
-    tiny_engine,
-    token_ids,
-)
+from tests.fakes import Checksums, TinySource, recall_engine, request, run, tiny_engine, token_ids
+from tests.samples import TINY_CARD, engine_plan
 
 PREFIX = (7, 3, 9, 3, 1, 11)
 MAX_TOKENS = 14

@@ -7,28 +7,11 @@ import pytest
 from pagemill.engine.plan import kv_bytes_per_token, plan
 from pagemill.errors import ConfigError
 from pagemill.types import EnginePlan, Machine, ModelCard
+from tests.samples import SMOLLM2_CARD
 
 GIB = 1 << 30
 MACHINE = Machine(cores=8, memory_bytes=16 * GIB, available_bytes=12 * GIB)
-CARD = ModelCard(
-    name="small",
-    architecture="llama",
-    quantization="Q4_1",
-    parameters=135_000_000,
-    weights_bytes=100_000_000,
-    context_length=8192,
-    vocab_size=49152,
-    layers=30,
-    hidden_size=576,
-    ffn_size=1536,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    rope_dim=64,
-    rope_theta=100000.0,
-    rms_eps=1e-5,
-    tied_embeddings=True,
-)
+CARD = replace(SMOLLM2_CARD, weights_bytes=100_000_000)
 
 
 @dataclass(frozen=True)

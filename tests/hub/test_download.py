@@ -374,12 +374,13 @@ def test_a_damaged_partial_file_costs_one_more_download(fake: Fake, store: Store
     assert_whole(store)
 
 
+def slow(handler: Handler, body: bytes) -> bool:
+    handler.serve("application/octet-stream", body, slow_s=0.01)
+    return True
+
+
 def test_many_pulls_at_once_are_one_transfer(fake: Fake, store: Store) -> None:
     catalogue = add_model(fake, DATA)
-
-    def slow(handler: Handler, body: bytes) -> bool:
-        handler.serve("application/octet-stream", body, slow_s=0.01)
-        return True
 
     fake.faults[WHEEL] = slow
     seen: list[list[PullProgress]] = [[] for _ in range(8)]
@@ -402,10 +403,6 @@ def test_many_pulls_at_once_are_one_transfer(fake: Fake, store: Store) -> None:
 
 def test_a_cancelled_pull_is_resumed(fake: Fake, store: Store) -> None:
     catalogue = add_model(fake, DATA)
-
-    def slow(handler: Handler, body: bytes) -> bool:
-        handler.serve("application/octet-stream", body, slow_s=0.01)
-        return True
 
     fake.faults[WHEEL] = slow
 

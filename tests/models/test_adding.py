@@ -12,8 +12,9 @@ import pytest
 from pagemill import models
 from pagemill.ops.interface import Float32, Ops, Step
 from pagemill.ops.reference import ReferenceOps
-from tests.fakes import TINY_CARD, TinySource
+from tests.fakes import TinySource
 from tests.ops.cases import ragged_step
+from tests.samples import TINY_CARD
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding.md"
 CARD = replace(TINY_CARD, architecture="my", hidden_size=32, ffn_size=64, head_dim=8, rope_dim=8)

@@ -12,8 +12,9 @@ from pagemill.models.layers import rotary
 from pagemill.ops.interface import Float32, Step
 from pagemill.ops.reference import ReferenceOps
 from pagemill.types import ModelCard
-from tests.fakes import TINY_CARD, TinySource
+from tests.fakes import TinySource
 from tests.ops.cases import ragged_step
+from tests.samples import TINY_CARD
 
 UNTIED = replace(TINY_CARD, tied_embeddings=False, heads=6, kv_heads=3, layers=3, rope_dim=2)
 CARDS = [TINY_CARD, UNTIED]

@@ -17,6 +17,7 @@ from pagemill.types import (
     Request,
     TokenLogprobs,
 )
+from tests.samples import TINY_CARD, engine_plan
 
 EOS, BOS = 256, 257
 VOCAB = 300
@@ -159,37 +160,13 @@ class FakeEngine:
         self.live.clear()
 
 
-CARD = ModelCard(
-    name="tiny",
-    architecture="llama",
-    quantization="F32",
-    parameters=1,
-    weights_bytes=4,
-    context_length=256,
-    vocab_size=VOCAB,
-    layers=1,
-    hidden_size=8,
-    ffn_size=8,
-    heads=1,
-    kv_heads=1,
-    head_dim=8,
-    rope_dim=8,
-    rope_theta=1e4,
-    rms_eps=1e-5,
-    tied_embeddings=True,
-)
-PLAN = EnginePlan(
-    model_path="tiny.gguf",
+CARD = replace(TINY_CARD, vocab_size=VOCAB, weights_bytes=4)
+PLAN = replace(
+    engine_plan(
+        num_pages=100, page_size=16, budget=256, max_num_seqs=64, max_queued=64, max_model_len=256
+    ),
     backend="cpu",
-    threads=1,
-    max_model_len=256,
-    max_num_seqs=64,
-    max_num_batched_tokens=256,
-    max_queued=64,
-    page_size=16,
-    num_pages=100,
     kv_bytes=1,
-    prefix_caching=True,
 )
 
 
