@@ -12,6 +12,7 @@ from tests.e2e.serving import Serving
 collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]  # they read /proc
 
 LONG_CONTEXT = 32768
+ROOMY = "64M"  # keys and values of a quarter of a million tokens of the tiny model
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,15 @@ def long_llama_path(tiny_llama_path: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def server(long_llama_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def shared(long_llama_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """One server for the tests of a file that leave it as it was."""
-    with Serving(tmp_path_factory.mktemp("home"), long_llama_path) as running:
+    folder = tmp_path_factory.mktemp("home")
+    with Serving(folder, long_llama_path, "--kv-cache-memory", ROOMY) as running:
         yield running
+
+
+@pytest.fixture
+def server(shared: Serving) -> Iterator[Serving]:
+    """The shared server, without clients of other tests."""
+    yield shared
+    shared.drop_clients()

@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Serving:
                 stderr=log,
             )
         self.port = 0
+        self.sockets: list[socket.socket] = []  # of its clients
         if ready:
             try:
                 self._wait_until_ready()
@@ -67,6 +68,13 @@ class Serving:
     def log(self) -> str:
         """What it has printed so far."""
         return self._log.read_text("utf-8", "replace")
+
+    def drop_clients(self) -> None:
+        """Hang up whatever a test that failed left open."""
+        for sock in self.sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self.sockets.clear()
 
     def end(self) -> None:
         """Kill what is left of it."""
@@ -155,6 +163,7 @@ class Stream:
     ) -> "Stream":
         """Connect and ask; does not wait for an answer. `window`: a small receive buffer."""
         sock = socket.socket()
+        server.sockets.append(sock)
         if window:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         sock.setblocking(False)
@@ -226,7 +235,7 @@ class Stream:
             self.finish = choice["finish_reason"] or self.finish
 
 
-async def answers(server: Serving, bodies: list[Body]) -> list[Stream]:
+async def answers(server: Serving, bodies: Sequence[Body]) -> list[Stream]:
     """All of them at once, to their ends."""
     streams = [await Stream.open(server, body) for body in bodies]
     return list(await asyncio.gather(*(stream.rest() for stream in streams)))

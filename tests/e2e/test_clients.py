@@ -3,11 +3,12 @@
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
 
-from tests.e2e.serving import Body, Serving, Stream, answers, nothing_held, until
+from tests.e2e.serving import Serving, Stream, answers, nothing_held, until
 
 FREED_S = 1.0  # what those who left held is free again
 RUNNING = "vllm:num_requests_running"
@@ -15,12 +16,13 @@ WASTE = "pagemill:kv_waste_ratio"
 MOST_WASTE = 0.04
 
 
-def long(seed: int, tokens: int = 20_000, **more: object) -> Body:
+def long(seed: int, tokens: int = 20_000, **more: object) -> dict[str, Any]:
     """An answer that takes seconds."""
-    return {"prompt": f"Count to {seed}", "max_tokens": tokens, "ignore_eos": True} | more
+    body = {"prompt": f"Count to {seed}", "max_tokens": tokens, "ignore_eos": True}
+    return body | more
 
 
-def seeded(seed: int) -> Body:
+def seeded(seed: int) -> dict[str, Any]:
     words = random.Random(seed).choices(["the", "hello", "one", "or", "\u00e9"], k=1 + seed % 40)
     return {
         "prompt": " ".join(words),
