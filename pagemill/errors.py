@@ -10,11 +10,12 @@
     ├── EngineFailure 500         the engine died or a step failed
     ├── Unsupported 501           says what is supported
     ├── BadModelFile              a model file breaks its format; names the file and the place
-    ├── DownloadError             a download failed for good; names the source
+    ├── DownloadError 502         a download failed for good; names the source
     └── ConfigError               a setting is unknown or unparsable; names the setting
 
-Errors carry what a dialect needs to render them (status, code, param). Nothing else in the project
-catches them: they travel to one of the boundary loops (HTTP handler, command line, engine loop).
+Errors carry what a dialect needs to render them (status, code, param). They travel to one of the
+boundary loops (HTTP handler, command line, engine loop); on the way they are caught only by who has
+another way to go, such as the next source of a download, or can say better what happened.
 """
 
 

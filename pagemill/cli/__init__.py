@@ -1,8 +1,8 @@
 """The command line: the room a person meets first.
 
-Owns words, columns, colours and exit codes. It may import anything, but only inside the command
-that needs it: `pagemill --version` and `pagemill --help` must answer at once, so this module
-imports nothing, not even the option parser.
+Owns words, columns, colours and exit codes; must not know how an answer is computed. It may import
+anything, but only inside the command that needs it: `pagemill --version` and `pagemill --help` must
+answer at once, so this module imports nothing, not even the option parser.
 """
 
 import sys

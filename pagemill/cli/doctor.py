@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pagemill.config import Settings
 
 State = Literal["ok", "note", "broken"]
-MARKS: dict[State, str] = {"ok": "ok     ", "note": "note   ", "broken": "BROKEN "}
+MARKS: Mapping[State, str] = {"ok": "ok     ", "note": "note   ", "broken": "BROKEN "}
 
 LOW_MEMORY = 1 << 30
 LOW_DISK = 2 << 30
 PACKAGES = ("numpy", "tokenizers", "jinja2", "fastapi", "uvicorn", "msgspec", "typer", "rich")
-EXTENSIONS = {
+EXTENSIONS: Mapping[str, tuple[str, ...]] = {
     "x86_64": ("avx512_vnni", "avx512_bf16", "avx512f", "avx2", "fma", "f16c"),
     "aarch64": ("asimddp", "i8mm", "bf16"),
 }
@@ -129,7 +129,7 @@ def memory() -> list[Finding]:
 
 
 def store(home: Path) -> list[Finding]:
-    """Where models live, whether it can be written, what is damaged, how much fits."""
+    """Where models live, whether it can be written, and how much fits."""
     place = home
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -1,7 +1,7 @@
 """Models on this machine and where they come from: names, the catalogue, the store, downloads.
 
-`resolve` and `remove` take what a user typed and follow the catalogue's aliases; `download.pull`
-fetches what `resolve` does not find.
+`resolve` takes what a user typed and follows the catalogue's aliases; `download.pull` fetches what
+`resolve` does not find. Must not know: what is in a model file, and who will run it.
 """
 
 from pathlib import Path
@@ -25,8 +25,3 @@ def resolve(text: str, store: Store, *, allow_files: bool = True) -> StoredModel
         return None
     details = path.stat()
     return StoredModel(name, path.resolve(), "", details.st_size, details.st_mtime, "file")
-
-
-def remove(text: str, store: Store) -> None:
-    """Remove a stored model by any of its names. Raises UnknownModel, InvalidRequest."""
-    store.remove(Catalogue.load().canonical(Name.parse(text, allow_files=False)))

@@ -23,15 +23,15 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A matrix or vector as stored: `format` names how `parts` mean numbers.
+    """A matrix as stored (y = x @ w.T): `formats` name how `parts` mean numbers.
 
-    shape is (N, K) for matrices (y = x @ w.T), (K,) for vectors. For block formats `parts` holds
-    the file's bytes, one row after another; `weights.formats.<format>.unpack` gives their meaning
-    as float32. A fused matrix (q, k, v or gate, up) has several parts stacked along N; they may
-    differ in format only as whole rows, so `format` and `parts` are tuples of equal length.
+    `parts` hold the file's bytes, one row after another; `weights.formats.<format>.unpack` gives
+    their meaning as float32. A fused matrix (q, k, v or gate, up) has several parts stacked along
+    N. They may differ in format only as whole rows, so `formats`, `parts` and `rows` are tuples of
+    equal length.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # (N, K)
     formats: tuple[str, ...]
     parts: tuple[NDArray[np.uint8], ...]
     rows: tuple[int, ...]  # rows of each part; sums to shape[0]

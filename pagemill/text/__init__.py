@@ -1,4 +1,4 @@
 """Text on one side, token ids on the other: tokenizer, chat templates, detokenizer.
 
-Knows no engine, no server and no file format: it is given metadata and gives ids and text.
+Must not know: engines, HTTP, file formats. It is given metadata and gives ids and text.
 """

@@ -2,6 +2,7 @@
 
 A format stores each row by itself, as blocks of BLOCK_SIZE elements in BLOCK_BYTES bytes. Modules
 here are the definition that every kernel is held to, so they are written for reading, in numpy.
+Must not know: files, matrices as parts of a network, and anything else of ours.
 """
 
 from types import MappingProxyType
