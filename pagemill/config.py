@@ -27,7 +27,7 @@ _OTHER_VARIABLES = re.compile(r"PAGEMILL_(CONFIG|DEBUG|NOHISTORY|TEST_\w+)")
 _SERVICE_LINKS = re.compile(r"PAGEMILL_(SERVICE_\w+|PORT_\d+_\w+)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 

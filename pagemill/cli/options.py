@@ -19,7 +19,7 @@ from pagemill.errors import ConfigError
 
 R = TypeVar("R")
 
-PANELS = {
+PANELS: Mapping[str, str] = {
     "engine": "Engine settings (each is also a variable: PAGEMILL_THREADS, ...)",
     "http": "Server settings",
     "hub": "Model store settings",

@@ -4,14 +4,14 @@
 give the same answers, because both send the same fields through the server's readers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from pagemill.errors import InvalidRequest
 
 # Names from Ollama's Modelfile that people type out of habit.
-ALIASES = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
+ALIASES: Mapping[str, str] = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,17 @@
 """What /docs says of the endpoints and their bodies. The checks are in the dialects."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from pagemill.server.orders import MAX_N, MAX_STOP
+from pagemill.text.chat import ROLES
 
 DESCRIPTION = (
     "OpenAI-compatible endpoints of a Pagemill server. Unknown fields are accepted and ignored; "
     "fields that would change the meaning of an answer and are not supported yet are refused."
 )
 
-Schema = dict[str, Any]
+Schema = Mapping[str, Any]
 
 _INT: Schema = {"type": "integer"}
 _BOOL: Schema = {"type": "boolean"}
@@ -29,7 +33,7 @@ _SHARED: Schema = {
     "max_tokens": {"type": "integer", "minimum": 1},
     "max_completion_tokens": {"type": "integer", "minimum": 1},
     "min_tokens": {"type": "integer", "minimum": 0},
-    "n": {"type": "integer", "minimum": 1, "maximum": 16},
+    "n": {"type": "integer", "minimum": 1, "maximum": MAX_N},
     "temperature": _number(0, 2),
     "top_p": _number(0, 1),
     "top_k": {**_INT, "description": "0 and -1: off."},
@@ -39,7 +43,7 @@ _SHARED: Schema = {
     "repetition_penalty": _number(0.01, 10),
     "logit_bias": {"type": "object", "additionalProperties": _number(-100, 100)},
     "seed": _INT,
-    "stop": {"oneOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": 16}]},
+    "stop": {"oneOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": MAX_STOP}]},
     "stop_token_ids": _IDS,
     "include_stop_str_in_output": _BOOL,
     "ignore_eos": _BOOL,
@@ -56,7 +60,7 @@ _MESSAGES: Schema = {
         "type": "object",
         "required": ["role"],
         "properties": {
-            "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+            "role": {"enum": list(ROLES)},
             "content": {"oneOf": [_STRING, {"type": "array", "items": {"type": "object"}}]},
             "name": _STRING,
         },
@@ -69,7 +73,7 @@ _PROMPT_ENDING: Schema = {
 }
 _SPECIAL: Schema = {"add_special_tokens": _BOOL, "parse_special": _BOOL}
 
-_BODIES: dict[str, tuple[str, list[str], Schema]] = {
+_BODIES: Mapping[str, tuple[str, list[str], Schema]] = {
     "/v1/chat/completions": (
         "Answer a conversation.",
         ["messages"],
@@ -115,7 +119,7 @@ _BODIES: dict[str, tuple[str, list[str], Schema]] = {
 }
 
 
-def operation(path: str) -> Schema | None:
+def operation(path: str) -> dict[str, Any] | None:
     """What the OpenAPI page adds to a route; None for those without a body."""
     if path not in _BODIES:
         return None

@@ -1,12 +1,14 @@
 """Failures as HTTP answers in OpenAI's shape: {"error": {message, type, param, code}}."""
 
+from collections.abc import Mapping
+
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pagemill.errors import Busy, PagemillError, Unavailable
 
-_TYPES = {
+_TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",

@@ -20,11 +20,11 @@ from pagemill.server.generation import Generation
 PING = b": ping\n\n"  # a comment: proxies see traffic, clients skip it
 ABORT_EXTENSION = "pagemill.abort_connection"
 
-_HEADERS = [
+_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
-]
+)
 
 
 class ClientGone(Exception):
