@@ -3,8 +3,9 @@
 A model is recorded once (`ops/recorder.py`) and each step is then one native call without the
 interpreter lock. Called with numpy arrays, the same methods run one operation at once: tests
 compare them with the reference that way. Weights keep their stored bits, repacked; activations of
-products with quantized weights are rounded to int8 per row and group of 32, everything else is
-float32, and the cache is fp16 unless told otherwise.
+products with quantized weights are rounded to int8 per row and group of 32 (sampled rows to two
+such planes, the second for what the first left over), everything else is float32, and the cache is
+fp16 unless told otherwise.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ Must not know: which model is running.
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pagemill.errors import Unsupported
 from pagemill.ops.interface import (
@@ -44,8 +43,6 @@ from pagemill.ops.interface import (
     Weight,
 )
 from pagemill.weights import formats
-
-_Floats = NDArray[np.float32]
 
 
 class ReferenceOps:
@@ -77,26 +74,26 @@ class ReferenceOps:
     def compile(self, model: Callable[[Step, Array], Array]) -> Callable[[Step, Array], Array]:
         return model
 
-    def embed(self, ids: Int32, table: _Floats) -> _Floats:
+    def embed(self, ids: Int32, table: Float32) -> Float32:
         return table[ids]
 
-    def linear(self, x: _Floats, weight: _Floats) -> _Floats:
+    def linear(self, x: Float32, weight: Float32) -> Float32:
         out = np.empty((x.shape[0], weight.shape[0]), np.float32)
         for i, row in enumerate(np.ascontiguousarray(x)):
             np.dot(weight, row, out=out[i])
         return out
 
-    def rms_norm(self, x: _Floats, weight: _Floats, eps: float) -> _Floats:
+    def rms_norm(self, x: Float32, weight: Float32, eps: float) -> Float32:
         mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
         scale = 1 / np.sqrt(mean_square + np.float32(eps))
         return np.asarray(x * scale * weight, np.float32)
 
-    def silu_mul(self, gate_up: _Floats) -> _Floats:
+    def silu_mul(self, gate_up: Float32) -> Float32:
         gate, up = np.split(gate_up, 2, axis=-1)
         with np.errstate(over="ignore"):  # exp(-gate) = inf means silu = 0, as it should
             return np.asarray(gate / (1 + np.exp(-gate)) * up, np.float32)
 
-    def rope(self, x: _Floats, positions: Int32, rope: Rope) -> _Floats:
+    def rope(self, x: Float32, positions: Int32, rope: Rope) -> Float32:
         half = len(rope.inv_freq)
         angles = positions[:, None].astype(np.float32) * np.array(rope.inv_freq, np.float32)
         cos = np.cos(angles.astype(np.float64)).astype(np.float32)[:, None]  # (T, 1, half)
@@ -105,8 +102,8 @@ class ReferenceOps:
         return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
     def attention(
-        self, q: _Floats, k: _Floats, v: _Floats, kv: _Floats, step: Step, scale: float
-    ) -> _Floats:
+        self, q: Float32, k: Float32, v: Float32, kv: Float32, step: Step, scale: float
+    ) -> Float32:
         kv[0, step.slots] = k  # all rows of the step, before any row attends
         kv[1, step.slots] = v
         out = np.empty_like(q)
@@ -124,7 +121,7 @@ class ReferenceOps:
                 out[t] = np.einsum("hn,nhd->hd", p, values[:seen])
         return out
 
-    def sample(self, logits: _Floats, rows: SampleRows) -> Sampled:
+    def sample(self, logits: Float32, rows: SampleRows) -> Sampled:
         num_rows = len(rows.temperature)
         num_top = max(0, int(rows.num_logprobs.max(initial=0)))
         sampled = Sampled(
@@ -146,7 +143,7 @@ class ReferenceOps:
         return sampled
 
 
-def _edited(logits: _Floats, rows: SampleRows, row: int) -> _Floats:
+def _edited(logits: Float32, rows: SampleRows, row: int) -> Float32:
     start, end = rows.edit_starts[row], rows.edit_starts[row + 1]
     ids, mul, add = (column[start:end] for column in (rows.edit_ids, rows.edit_mul, rows.edit_add))
     old = logits[ids]
@@ -155,7 +152,7 @@ def _edited(logits: _Floats, rows: SampleRows, row: int) -> _Floats:
     return logits
 
 
-def _draw(logits: _Floats, rows: SampleRows, row: int) -> int:
+def _draw(logits: Float32, rows: SampleRows, row: int) -> int:
     """One id from edited logits (V,)."""
     temperature, top_k = rows.temperature[row], int(rows.top_k[row])
     top_p, min_p = rows.top_p[row], rows.min_p[row]
@@ -181,7 +178,7 @@ def _draw(logits: _Floats, rows: SampleRows, row: int) -> int:
     return int(np.searchsorted(sums, u * sums[-1], side="right"))
 
 
-def _log_softmax(logits: _Floats) -> _Floats:
+def _log_softmax(logits: Float32) -> Float32:
     shifted = (logits - logits.max()).astype(np.float64)
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), np.float32)
 
