@@ -103,6 +103,12 @@ def test_dialects_do_not_know_each_other() -> None:
             assert not any(name.startswith(other) for name in ours(path)), module
 
 
+def test_what_dialects_share_knows_none_of_them() -> None:
+    for module, path in MODULES.items():
+        if module != "server.app" and not module.startswith(DIALECTS):
+            assert not any(name.startswith(DIALECTS) for name in ours(path)), module
+
+
 def test_the_vocabulary_needs_the_standard_library_only() -> None:
     for module in ("types", "errors", "config", "machine", "engine.plan"):
         foreign = {name.split(".")[0] for name in imports(MODULES[module])} - {"pagemill"}
