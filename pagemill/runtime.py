@@ -116,7 +116,10 @@ class Runtime:
     def __init__(
         self, settings: Settings, names: Sequence[str] = (), *, worker: str = WORKER
     ) -> None:
-        """Serve `names` (short names, repositories, files); none: whatever the store holds."""
+        """Serve `names` (short names, repositories, files); none: whatever the store holds.
+
+        ConfigError when two of them would be served under one name.
+        """
         self._engine_config = with_backend(settings.engine)
         self._store = Store(settings.hub.home)
         self._given = tuple(names)
@@ -124,6 +127,8 @@ class Runtime:
         self._by_name: dict[str, _Hosted] = {}  # by served name
         self._by_spelling: dict[str, _Hosted] = {}  # by every spelling that was asked for
         self._closed = False
+        if self._given:
+            self._served()
 
     def prestart(self) -> None:
         """Begin to load the first of the given names; reads its header, waits for nothing else.

@@ -147,9 +147,17 @@ async def test_two_files_of_one_name(
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(tiny_llama_path, tmp_path / folder / "m.gguf")
-    runtime = open_runtime(str(tmp_path / "a/m.gguf"), str(tmp_path / "b/m.gguf"))
     with pytest.raises(ConfigError, match="'m'"):
-        runtime.names()
+        open_runtime(str(tmp_path / "a/m.gguf"), str(tmp_path / "b/m.gguf"))
+
+
+async def test_a_link_is_served_by_its_own_name(
+    open_runtime: Open, tmp_path: Path, tiny_llama_path: Path
+) -> None:
+    digest, link = tmp_path / "0123abcd", tmp_path / "readable.gguf"
+    shutil.copy(tiny_llama_path, digest)
+    link.symlink_to(digest)
+    assert [entry.name for entry in open_runtime(str(link)).names()] == ["readable"]
 
 
 async def test_a_failure_is_forgotten(

@@ -45,6 +45,10 @@ def check_only(names: Sequence[str], settings: Settings) -> str:
     """What `serve` would say, after all of its checks; nothing is fetched or loaded."""
     check_address(settings)
     lines = explain([local.required(name, settings) for name in names], settings)
+
+    from pagemill.runtime import Runtime
+
+    Runtime(settings, names)  # refuses names that clash
     address = f"{settings.http.host} port {settings.http.port}"
     return "\n".join([f"Pagemill would serve at {address}", *lines, "All is in order."])
 

@@ -24,4 +24,5 @@ def resolve(text: str, store: Store, *, allow_files: bool = True) -> StoredModel
     if not path.is_file():
         return None
     details = path.stat()
-    return StoredModel(name, path.resolve(), "", details.st_size, details.st_mtime, "file")
+    # Links are not followed: a link has the readable name, its target perhaps a digest.
+    return StoredModel(name, path.absolute(), "", details.st_size, details.st_mtime, "file")
