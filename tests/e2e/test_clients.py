@@ -16,10 +16,9 @@ WASTE = "pagemill:kv_waste_ratio"
 MOST_WASTE = 0.04
 
 
-def long(seed: int, tokens: int = 20_000, **more: object) -> dict[str, Any]:
+def long(seed: int, tokens: int = 20_000) -> dict[str, Any]:
     """An answer that takes seconds."""
-    body = {"prompt": f"Count to {seed}", "max_tokens": tokens, "ignore_eos": True}
-    return body | more
+    return {"prompt": f"Count to {seed}", "max_tokens": tokens, "ignore_eos": True}
 
 
 def seeded(seed: int) -> dict[str, Any]:
@@ -86,12 +85,13 @@ async def test_fifty_sequences_of_mixed_length_waste_few_slots(server: Serving) 
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
-@pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "whole"])
+@pytest.mark.parametrize("how", [{"stream": True}, {"stream": False}, {"n": 4}], ids=str)
 async def test_clients_that_leave_hold_nothing(
-    server: Serving, streaming: bool, reset: bool
+    server: Serving, how: dict[str, Any], reset: bool
 ) -> None:
-    streams = [await Stream.open(server, long(i, stream=streaming)) for i in range(40)]
-    if streaming:
+    num = 40 // how.get("n", 1)
+    streams = [await Stream.open(server, long(i) | how) for i in range(num)]
+    if how.get("stream", True):
         await asyncio.gather(*(stream.begin() for stream in streams))
     await until(lambda: server.metric(RUNNING) == 40, "forty run")
     for stream in streams:

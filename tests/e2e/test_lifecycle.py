@@ -152,6 +152,31 @@ async def test_a_signal_while_it_starts(
         await all_gone(server)
 
 
+async def test_a_signal_while_a_load_hangs(long_llama_path: Path, tmp_path: Path) -> None:
+    with Serving(tmp_path, long_llama_path, ready=False) as server:
+        await until(lambda: bool(server.engines()), "an engine was started")
+        os.kill(server.engine(), signal.SIGSTOP)
+        await until(lambda: "http://" in server.log, "the server listens")
+        server.signal(signal.SIGTERM)
+        assert server.exit_code(GONE_S) == 0
+        await all_gone(server)
+
+
+async def test_a_client_that_leaves_during_a_load_harms_nobody(
+    long_llama_path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.gguf"
+    other.symlink_to(long_llama_path)
+    with Serving(tmp_path, long_llama_path, other) as server:  # several: loaded on first use
+        leaving, staying = [await Stream.open(server, SHORT | {"model": "long"}) for _ in range(2)]
+        await until(lambda: bool(server.engines()), "an engine was started")
+        leaving.drop()
+        await staying.rest()
+        assert staying.ended == 1
+        await nothing_held(server)
+        server.engine()  # there is one
+
+
 @pytest.fixture(scope="module")
 def start_s(long_llama_path: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     """How long a start takes here and now."""
