@@ -1,3 +1,5 @@
+"""What every test of the command line starts from."""
+
 import os
 
 import pytest

@@ -1,3 +1,5 @@
+"""The whole command line as a user types it: commands, flags, exit codes, and what they load."""
+
 import os
 import re
 import subprocess

@@ -1,3 +1,5 @@
+"""The terminal chat: what is remembered, what the / commands do, what Ctrl-C and Ctrl-D leave."""
+
 import io
 
 import pytest

@@ -1,3 +1,5 @@
+"""doctor: every check answers in words, and what is broken has a fix."""
+
 import socket
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""A model run by this program: text, one ending, and nothing left behind."""
+
 import asyncio
 import threading
 import time

@@ -1,3 +1,5 @@
+"""A plan in plain words."""
+
 from dataclasses import replace
 
 from pagemill.cli.plan_lines import plan_lines

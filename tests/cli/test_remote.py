@@ -1,3 +1,5 @@
+"""A running server, seen from the command line: answers, refusals, addresses."""
+
 import json
 import threading
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""run: prompts from arguments and pipes, exit codes, and who is asked."""
+
 import io
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""serve: whatever is wrong is said before anything slow begins."""
+
 import os
 import socket
 import time

@@ -1,3 +1,5 @@
+"""Knobs: what is sent, and what is refused."""
+
 import pytest
 
 from pagemill.cli.talk import Knobs

@@ -1,3 +1,5 @@
+"""Numbers, times and columns as people read them."""
+
 from pagemill.cli.text import age, count, duration, size, table
 
 

@@ -1,3 +1,5 @@
+"""Streamed text at the width of a terminal, whatever pieces it comes in."""
+
 from pagemill.cli.wrap import Wrapper, printable
 
 
