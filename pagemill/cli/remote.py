@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 CONNECT_S = 0.15  # a server on this machine accepts at once, or there is none
 LIST_S = 2.0  # a busy one may need longer to answer
 ANSWER_S = 600.0  # loading a large model comes before the first byte
-ANYWHERE: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, never bound
+# Where a server that listens anywhere is to be found from here.
+ANYWHERE: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
 @dataclass(frozen=True, slots=True)
