@@ -121,6 +121,8 @@ class Runtime:
         ConfigError when two of them would be served under one name.
         """
         self._engine_config = with_backend(settings.engine)
+        if self._engine_config.backend == "reference" != settings.engine.backend:
+            _log.warning("no native kernels here, so models run slowly: `pagemill doctor` says why")
         self._store = Store(settings.hub.home)
         self._given = tuple(names)
         self._worker = worker

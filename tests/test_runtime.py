@@ -134,6 +134,16 @@ async def test_only_the_given_names_are_served(
     assert (await runtime.model("TINY:B")).name == "tiny:b"
 
 
+def test_without_native_kernels_models_run_on_the_reference_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    Runtime(Settings(hub=HubConfig(home=tmp_path)))
+    assert [record.message for record in caplog.records] == [
+        "no native kernels here, so models run slowly: `pagemill doctor` says why"
+    ]
+
+
 async def test_an_empty_store_says_what_to_do(open_runtime: Open) -> None:
     runtime = open_runtime()
     assert runtime.names() == []
