@@ -1,7 +1,8 @@
 """A model run by this program itself: the runtime, its engine process, and no HTTP in between.
 
 The runtime lives on an event loop in a thread of its own, so that the terminal may block on the
-keyboard. Requests are read and checked by the server's own readers: what `run` accepts, it accepts.
+keyboard. Requests are read and checked by the server's own readers, and tokens become text in the
+server's own `Choice`: what `run` accepts and says, the server does.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from pagemill.cli.talk import Ending, Event, Knobs, Turn
-from pagemill.errors import EngineFailure, Unavailable
+from pagemill.errors import EngineFailure
 
 if TYPE_CHECKING:
+    from pagemill.server.generation import Choice
     from pagemill.server.ports import ServedModel
-    from pagemill.types import Delta, Request
+    from pagemill.types import Delta
 
 T = TypeVar("T")
 
@@ -90,11 +92,9 @@ class EngineTalker:
     def answer(self, turns: list[Turn], knobs: Knobs) -> Iterator[Event]:
         """Stream an answer; closing the iterator aborts the request."""
         self._count += 1
-        request = self._request(turns, knobs)
+        choice = self._choice(turns, knobs)
         events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
-        future = asyncio.run_coroutine_threadsafe(
-            self._pump(request, knobs, events.put), self._loop
-        )
+        future = asyncio.run_coroutine_threadsafe(self._pump(choice, events.put), self._loop)
         try:
             while True:
                 event = events.get()
@@ -106,8 +106,9 @@ class EngineTalker:
         finally:
             future.cancel()
 
-    def _request(self, turns: list[Turn], knobs: Knobs) -> Request:
+    def _choice(self, turns: list[Turn], knobs: Knobs) -> Choice:
         from pagemill.server.fields import Fields
+        from pagemill.server.generation import Choice
         from pagemill.server.orders import read_order, to_requests
 
         model = self._model
@@ -125,49 +126,41 @@ class EngineTalker:
         [request] = to_requests(
             order, [ids], model, call_id=f"run-{self._count}", identity="", param="the conversation"
         )
-        return request
+        return Choice(0, request, model, order)
 
-    async def _pump(
-        self, request: Request, knobs: Knobs, put: Callable[[Event | BaseException], None]
-    ) -> None:
+    async def _pump(self, choice: Choice, put: Callable[[Event | BaseException], None]) -> None:
         try:
-            async with aclosing(self._events(request, knobs)) as events:
+            async with aclosing(self._events(choice)) as events:
                 async for event in events:
                     put(event)
         except Exception as error:  # carried to the thread that waits for it
             put(error)
 
-    async def _events(self, request: Request, knobs: Knobs) -> AsyncGenerator[Event, None]:
-        from pagemill.text.detokenizer import Detokenizer
-
-        words = Detokenizer(self._model.tokenizer, stop=knobs.stop)
+    async def _events(self, choice: Choice) -> AsyncGenerator[Event, None]:
         started, first = time.perf_counter(), 0.0
-        num_tokens, finish, cached = 0, "", 0
-        stream = cast("AsyncGenerator[Delta, None]", self._model.client.generate(request))
+        stream = cast("AsyncGenerator[Delta, None]", self._model.client.generate(choice.request))
         async with aclosing(stream) as deltas:
             async for delta in deltas:
-                if delta.finish == "error":
-                    raise EngineFailure(delta.error or "the engine failed")
-                if delta.finish == "abort":
-                    raise Unavailable("the engine ended the answer")
-                num_tokens += len(delta.token_ids)
-                cached = delta.cached_tokens or cached
                 if delta.token_ids and not first:
                     first = time.perf_counter()
-                shown = delta.token_ids if delta.stop_id is None else delta.token_ids[:-1]
-                if text := words.push(shown):
+                choice.feed(delta)
+                if text := choice.take_text():
                     yield text
-                finish = delta.finish or ("stop" if words.stopped is not None else "")
-                if finish:
-                    break
-        if not finish:
+                if choice.stopped or choice.finish_reason is not None:
+                    break  # a stop string: the engine knows no text, and is left
+        finish = "stop" if choice.stopped else choice.finish_reason
+        if finish is None:
             raise EngineFailure("the engine ended the answer without a final word")
-        if words.stopped is None and (rest := words.finish()):
-            yield rest
         ended = time.perf_counter()
         first = first or ended
-        prompt_s, answer_s = first - started, ended - first
-        yield Ending(finish, len(request.prompt), num_tokens, prompt_s, answer_s, cached)
+        yield Ending(
+            finish,
+            len(choice.request.prompt),
+            choice.completion_tokens,
+            first - started,
+            ended - first,
+            choice.cached_tokens,
+        )
 
     def close(self) -> None:
         """Stop the engine and the loop. Idempotent."""

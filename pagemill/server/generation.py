@@ -10,14 +10,16 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from time import monotonic
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from pagemill.errors import EngineFailure, PagemillError, Unavailable
-from pagemill.server.metrics import ModelMetrics
 from pagemill.server.orders import Order
 from pagemill.server.ports import ServedModel
 from pagemill.text.detokenizer import Detokenizer
 from pagemill.types import Delta, Request, TokenLogprobs
+
+if TYPE_CHECKING:  # metrics bring a library that `pagemill run` has no use for
+    from pagemill.server.metrics import ModelMetrics
 
 log = logging.getLogger("pagemill.server")
 
@@ -132,7 +134,7 @@ class Generation:
         order: Order,
         requests: Sequence[Request],
         live: "set[Generation]",
-        metrics: ModelMetrics,
+        metrics: "ModelMetrics",
         started: float,
     ) -> None:
         """`live` holds it while it runs; `started` is when its call arrived (monotonic)."""
