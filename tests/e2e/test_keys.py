@@ -11,7 +11,7 @@ PROMPT = "A secret of the first key, long enough to fill several pages of the ca
 
 def test_a_prompt_is_cached_for_its_key_only(long_llama_path: Path, tmp_path: Path) -> None:
     with Serving(tmp_path, long_llama_path, "--api-key", "first,second") as server:
-        for path in ("/metrics", "/v1/models", "/version", "/ready"):
+        for path in ("/metrics", "/v1/models", "/version", "/load"):
             assert server.get(path)[0] == 401
             assert server.get(path, "third")[0] == 401
             assert server.get(path, "second")[0] == 200
