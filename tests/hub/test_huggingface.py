@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,12 @@ from pagemill.hub.download import pull
 from pagemill.hub.names import Name
 from pagemill.hub.remotes import Remotes, Timing
 from pagemill.hub.store import Store, StoredModel
-from tests.hub.fake import Fake, Handler, model_bytes, serving
+from tests.hub.fake import Fake, Handler, model_bytes
 
 DATA = model_bytes(20_000)
 SHA = hashlib.sha256(DATA).hexdigest()
 COMMIT = "c0ffee" * 6 + "abcd"
 LISTING = "/api/models/org/repo/revision/main"
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with serving(Fake()) as fake:
-        yield fake
 
 
 def offer(fake: Fake, *files: str, **changes: Any) -> None:

@@ -29,11 +29,6 @@ def put(store: Store, text: str, data: bytes = BYTES) -> StoredModel:
         return store.add(Name.parse(text), digest, "test")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
-
-
 def test_an_absent_store_is_empty_and_is_not_made_by_reading(store: Store) -> None:
     assert store.list() == []
     assert store.find(Name.parse("smollm2")) is None

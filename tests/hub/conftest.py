@@ -1,0 +1,20 @@
+"""A misbehaving server and an empty store, for every test of the hub."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagemill.hub.store import Store
+from tests.hub.fake import Fake, serving
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    with serving(Fake()) as fake:
+        yield fake
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home")
