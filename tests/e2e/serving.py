@@ -21,7 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+import pagemill
+
+PACKAGES = Path(pagemill.__file__).parent.parent  # so that the server is the code under test
 START_S = 30.0
 PATIENCE_S = 60.0  # no single answer takes so long, even on a busy machine
 MARK = "PAGEMILL_TEST_MARK"
@@ -36,7 +38,7 @@ class Serving:
         self._mark = secrets.token_hex(8)
         self._log = folder / f"{self._mark}.log"
         env = {name: value for name, value in os.environ.items() if "PAGEMILL" not in name}
-        env |= {"PAGEMILL_HOME": str(folder), "PYTHONPATH": str(ROOT), MARK: self._mark}
+        env |= {"PAGEMILL_HOME": str(folder), "PYTHONPATH": str(PACKAGES), MARK: self._mark}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pagemill", "serve", *map(str, arguments), "--port", "0"],

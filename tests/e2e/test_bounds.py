@@ -62,3 +62,13 @@ async def test_clients_that_leave_the_queue_make_room(small: Serving) -> None:
     assert len({stream.text for stream in running}) == 1
     assert all(stream.ended == 1 for stream in running)
     await nothing_held(small, 1.0)
+
+
+async def test_a_call_of_more_answers_than_fit_is_refused_whole(small: Serving) -> None:
+    for stream in (True, False):
+        call = BODY | {"max_tokens": 50, "n": RUN + QUEUE + 1, "stream": stream}
+        (refused,) = await answers(small, [call])
+        assert refused.status == 429
+        await nothing_held(small, 1.0)
+        (accepted,) = await answers(small, [BODY | {"max_tokens": 5, "n": RUN + QUEUE}])
+        assert accepted.ended == 1
