@@ -29,13 +29,15 @@ struct Chunks {  // finds the chunk that holds tokens 16 i .. 16 i + 15 of a seq
 
 // Chunks are scattered over the cache, where the hardware cannot guess the next one: `ahead` is read soon.
 template <bool kHalf, int kM>
-void chunk_scores(const void* keys, size_t at, const char* ahead, const float* q, int dim, float* scores, size_t stride) {
+void chunk_scores(const void* keys, size_t at, const char* ahead, const float* q, int dim, float* scores,
+                  size_t stride) {
   F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
 #pragma GCC unroll 8
   for (int m = 0; m < kM; m++) even[m] = odd[m] = zero();
   for (int d = 0; d < dim; d += 2) {
     prefetch(ahead + d * (kHalf ? 32 : 64));
-    const F32 first = load_kv<kHalf>(keys, at + d * kChunk), second = load_kv<kHalf>(keys, at + (d + 1) * kChunk);
+    const F32 first = load_kv<kHalf>(keys, at + d * kChunk),
+              second = load_kv<kHalf>(keys, at + (d + 1) * kChunk);
 #pragma GCC unroll 8
     for (int m = 0; m < kM; m++) {
       even[m] = fma(first, splat(q[m * dim + d]), even[m]);
@@ -62,7 +64,8 @@ void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int 
     const int n = tokens - t < kChunk ? tokens - t : kChunk;
     for (int i = 0; i < n; i++) {
       F32 value[kV];
-      for (int v = 0; v < kV; v += kHalf ? 2 : 1) prefetch((const char*)values + (ahead + i * dim + 16 * v) * (kHalf ? 2 : 4));
+      for (int v = 0; v < kV; v += kHalf ? 2 : 1)
+        prefetch((const char*)values + (ahead + i * dim + 16 * v) * (kHalf ? 2 : 4));
 #pragma GCC unroll 4
       for (int v = 0; v < kV; v++) value[v] = load_kv<kHalf>(values, at + i * dim + 16 * v);
 #pragma GCC unroll 4
@@ -80,12 +83,13 @@ void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int 
 }
 
 template <bool kHalf, int kM>
-void weigh_rows(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim, const float* weights,
-                size_t stride, float* out) {
+void weigh_rows(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim,
+                const float* weights, size_t stride, float* out) {
   int d = 0;
   for (; d + 16 * kValueVectors <= dim; d += 16 * kValueVectors)
     weigh_values<kHalf, kM, kValueVectors>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
-  for (; d < dim; d += 16) weigh_values<kHalf, kM, 1>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
+  for (; d < dim; d += 16)
+    weigh_values<kHalf, kM, 1>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
 }
 
 struct Running {  // of one row: the largest score so far and the sum of exponentials relative to it
@@ -135,9 +139,11 @@ void segment_weights(const KvLayer& layer, const Chunks& chunk, int first_chunk,
   for (int c = 0; c < chunks; c++) {
     // Towards the end, the first values: they come next.
     const int next = c + kAhead;
-    const char* ahead = next < chunks ? (const char*)layer.data + chunk(first_chunk + next) * element
-                                      : values + chunk(first_chunk + (next - chunks < chunks ? next - chunks : 0)) * element;
-    chunk_scores<kHalf, kM>(layer.data, chunk(first_chunk + c), ahead, q, layer.padded_dim, weights + c * kChunk, kSegment);
+    const char* ahead =
+        next < chunks ? (const char*)layer.data + chunk(first_chunk + next) * element
+                      : values + chunk(first_chunk + (next - chunks < chunks ? next - chunks : 0)) * element;
+    chunk_scores<kHalf, kM>(layer.data, chunk(first_chunk + c), ahead, q, layer.padded_dim,
+                            weights + c * kChunk, kSegment);
   }
 }
 
@@ -161,23 +167,30 @@ void attend_rows(const KvLayer& layer, const AttentionTask& task) {
     for (int m = 0; m < kM; m++) {
       const int visible = task.first_position + m / task.group + 1 - start;
       sees[m] = visible > 0;
-      now[m] = soften(weights + m * kSegment, visible < 0 ? 0 : visible < tokens ? visible : tokens, tokens, task.scale);
+      now[m] = soften(weights + m * kSegment,
+                      visible < 0        ? 0
+                      : visible < tokens ? visible
+                                         : tokens,
+                      tokens, task.scale);
     }
     float* into = start ? part : sums;
     constexpr int kBlock = kM < 4 ? kM : 4;
     weigh_rows<kHalf, kBlock>(layer.data, chunk, start / kChunk, tokens, dim, weights, kSegment, into);
     if constexpr (kM > kBlock)
-      weigh_rows<kHalf, kM - kBlock>(layer.data, chunk, start / kChunk, tokens, dim, weights + kBlock * kSegment, kSegment,
-                                     into + kBlock * dim);
+      weigh_rows<kHalf, kM - kBlock>(layer.data, chunk, start / kChunk, tokens, dim,
+                                     weights + kBlock * kSegment, kSegment, into + kBlock * dim);
     for (int m = 0; m < kM; m++) {
-      if (start == 0) run[m] = now[m];
-      else if (sees[m]) combine(run[m], sums + m * dim, now[m], part + m * dim, dim, task.scale);
+      if (start == 0)
+        run[m] = now[m];
+      else if (sees[m])
+        combine(run[m], sums + m * dim, now[m], part + m * dim, dim, task.scale);
     }
   }
   for (int m = 0; m < kM; m++) {
     float* to = task.out + m / task.group * task.out_stride + (size_t)(m % task.group) * layer.dim;
     const F32 total = splat(run[m].total);
-    for (int d = 0; d < layer.dim; d += 16) store_first(to + d, div(load(sums + m * dim + d), total), layer.dim - d);
+    for (int d = 0; d < layer.dim; d += 16)
+      store_first(to + d, div(load(sums + m * dim + d), total), layer.dim - d);
   }
 }
 
@@ -187,8 +200,10 @@ void attend_with(const KvLayer& layer, const AttentionTask& task) {
     if constexpr (kM > 1) attend_with<kM - 1>(layer, task);
     return;
   }
-  if (layer.half) attend_rows<true, kM>(layer, task);
-  else attend_rows<false, kM>(layer, task);
+  if (layer.half)
+    attend_rows<true, kM>(layer, task);
+  else
+    attend_rows<false, kM>(layer, task);
 }
 
 void attend(const KvLayer& layer, const AttentionTask& task) { attend_with<kQueryRows>(layer, task); }

@@ -1,9 +1,11 @@
-// Compares every kernel table this machine can run with the portable one, on odd shapes. A program of its own, so that it
-// can be built for another processor and run under an emulator:
+// Compares every kernel table this machine can run with the portable one, on odd shapes. A program of its
+// own, so that it can be built for another processor and run under an emulator:
 //
-//   aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -static -DPAGEMILL_SIMD='"simd_portable.h"' -DPAGEMILL_TABLE=kernels_portable -c kernels.cpp -o portable.o
-//   aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -static -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_SIMD='"simd_neon.h"' -DPAGEMILL_TABLE=kernels_neon -c kernels.cpp -o neon.o
-//   aarch64-linux-gnu-g++ -std=c++20 -O2 -static check.cpp select.cpp weights.cpp threads.cpp portable.o neon.o -o check && qemu-aarch64-static ./check
+//   aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -static -DPAGEMILL_SIMD='"simd_portable.h"'
+//   -DPAGEMILL_TABLE=kernels_portable -c kernels.cpp -o portable.o aarch64-linux-gnu-g++ -std=c++20 -O2
+//   -ffp-contract=off -static -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_SIMD='"simd_neon.h"'
+//   -DPAGEMILL_TABLE=kernels_neon -c kernels.cpp -o neon.o aarch64-linux-gnu-g++ -std=c++20 -O2 -static
+//   check.cpp select.cpp weights.cpp threads.cpp portable.o neon.o -o check && qemu-aarch64-static ./check
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -27,7 +29,8 @@ std::vector<float> random_floats(size_t n, float scale = 1) {
 
 int failures = 0;
 
-void compare(const char* isa, const std::string& what, const std::vector<float>& got, const std::vector<float>& want, float tolerance) {
+void compare(const char* isa, const std::string& what, const std::vector<float>& got,
+             const std::vector<float>& want, float tolerance) {
   float worst = 0, size = 0;
   for (size_t i = 0; i < got.size(); i++) {
     const float error = std::fabs(got[i] - want[i]);
@@ -36,7 +39,8 @@ void compare(const char* isa, const std::string& what, const std::vector<float>&
   }
   const bool good = worst <= tolerance * std::max(size, 1e-6f);
   failures += !good;
-  printf("%-8s %-28s %s (largest error %.2g of %.2g)\n", isa, what.c_str(), good ? "ok" : "WRONG", worst, size);
+  printf("%-8s %-28s %s (largest error %.2g of %.2g)\n", isa, what.c_str(), good ? "ok" : "WRONG", worst,
+         size);
 }
 
 // Bytes of a matrix whose scales are sane and whose quants are anything.
@@ -57,12 +61,17 @@ struct Rows {
   std::vector<float> scale, scaled_sum;
   std::vector<int32_t> neg_sum;
   Activation view;
-  Rows(int rows, int groups) : q(rows * groups * 32), scale(rows * groups), scaled_sum(rows * groups), neg_sum(rows * groups),
-                               view{q.data(), scale.data(), scaled_sum.data(), neg_sum.data(), groups, 1} {}
+  Rows(int rows, int groups)
+      : q(rows * groups * 32),
+        scale(rows * groups),
+        scaled_sum(rows * groups),
+        neg_sum(rows * groups),
+        view{q.data(), scale.data(), scaled_sum.data(), neg_sum.data(), groups, 1} {}
 };
 
-std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string& format, const std::vector<uint8_t>& raw, int n, int k,
-                           const std::vector<float>& x, int rows) {
+std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string& format,
+                           const std::vector<uint8_t>& raw, int n, int k, const std::vector<float>& x,
+                           int rows) {
   const Matrix matrix(kernels, pool, {{format, raw.data(), n}}, k);
   const PackedWeight& w = matrix.segments()[0].weight;
   std::vector<float> y((size_t)rows * n + 64);
@@ -77,7 +86,8 @@ std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string
   return y;
 }
 
-std::vector<float> attention(const Kernels& kernels, bool half, int dim, int group, int history, const std::vector<float>& numbers) {
+std::vector<float> attention(const Kernels& kernels, bool half, int dim, int group, int history,
+                             const std::vector<float>& numbers) {
   const int heads = 2, padded = (dim + 15) / 16 * 16, chunks = history / 16 + 2;
   std::vector<float> cache((size_t)chunks * heads * 2 * 16 * padded);
   KvLayer layer{cache.data(), half, heads, dim, padded};
@@ -85,10 +95,12 @@ std::vector<float> attention(const Kernels& kernels, bool half, int dim, int gro
   for (int i = 0; i < chunks; i++) pages[i] = chunks - 1 - i;
   for (int t = 0; t < history; t++)
     for (int h = 0; h < heads; h++)
-      kernels.store_kv(layer, pages[t / 16] * 16 + t % 16, h, &numbers[(t * 31 + h) % 1000], &numbers[(t * 17 + h * 5) % 1000]);
+      kernels.store_kv(layer, pages[t / 16] * 16 + t % 16, h, &numbers[(t * 31 + h) % 1000],
+                       &numbers[(t * 17 + h * 5) % 1000]);
   std::vector<float> out((size_t)group * dim), scratch(scratch_size(kernels.max_query_rows, padded));
   group = std::min(group, kernels.max_query_rows);
-  kernels.attend(layer, {numbers.data(), 0, out.data(), 0, 1, group, history - 1, pages.data(), 1, 1, 0.3f, scratch.data()});
+  kernels.attend(layer, {numbers.data(), 0, out.data(), 0, 1, group, history - 1, pages.data(), 1, 1, 0.3f,
+                         scratch.data()});
   return out;
 }
 
@@ -98,8 +110,10 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
       const int n = 50, k = 96;
       std::vector<uint8_t> raw = format == "F32" ? std::vector<uint8_t>() : random_blocks(format, n, k);
       const std::vector<float> dense = random_floats(n * k), x = random_floats(rows * k);
-      if (format == "F32") raw.assign((const uint8_t*)dense.data(), (const uint8_t*)(dense.data() + dense.size()));
-      compare(kernels.name, format + " product, " + std::to_string(rows) + " rows", product(kernels, pool, format, raw, n, k, x, rows),
+      if (format == "F32")
+        raw.assign((const uint8_t*)dense.data(), (const uint8_t*)(dense.data() + dense.size()));
+      compare(kernels.name, format + " product, " + std::to_string(rows) + " rows",
+              product(kernels, pool, format, raw, n, k, x, rows),
               product(portable, pool, format, raw, n, k, x, rows), 1e-5f);
     }
   const std::vector<float> numbers = random_floats(4096);
@@ -107,13 +121,18 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
     for (int dim : {24, 64, 128})
       for (int group : {1, 3, 4})
         for (int history : {1, 15, 100, 1500})
-          compare(kernels.name, "attention " + std::to_string(dim) + " x " + std::to_string(group) + ", " + std::to_string(history),
-                  attention(kernels, half, dim, group, history, numbers), attention(portable, half, dim, group, history, numbers), 1e-4f);
+          compare(kernels.name,
+                  "attention " + std::to_string(dim) + " x " + std::to_string(group) + ", " +
+                      std::to_string(history),
+                  attention(kernels, half, dim, group, history, numbers),
+                  attention(portable, half, dim, group, history, numbers), 1e-4f);
   for (int n : {5, 16, 70, 576}) {
     std::vector<float> a(n), b(n);
-    kernels.rms_norm(numbers.data(), &numbers[999], a.data(), n, 1e-5f), portable.rms_norm(numbers.data(), &numbers[999], b.data(), n, 1e-5f);
+    kernels.rms_norm(numbers.data(), &numbers[999], a.data(), n, 1e-5f),
+        portable.rms_norm(numbers.data(), &numbers[999], b.data(), n, 1e-5f);
     compare(kernels.name, "rms_norm " + std::to_string(n), a, b, 1e-6f);
-    kernels.silu_mul(numbers.data(), &numbers[999], a.data(), n), portable.silu_mul(numbers.data(), &numbers[999], b.data(), n);
+    kernels.silu_mul(numbers.data(), &numbers[999], a.data(), n),
+        portable.silu_mul(numbers.data(), &numbers[999], b.data(), n);
     compare(kernels.name, "silu_mul " + std::to_string(n), a, b, 1e-6f);
   }
 }

@@ -31,9 +31,9 @@ inline float half_to_float(uint16_t h) {
 
 inline uint16_t float_to_half(float x) {
   const uint32_t bits = float_to_bits(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
-  if (magnitude > 0x7F800000) return sign | 0x7E00;                // NaN
-  if (magnitude >= 0x477FF000) return sign | 0x7C00;               // rounds to infinity
-  if (magnitude < 0x38800000)                                      // subnormal: let the adder round
+  if (magnitude > 0x7F800000) return sign | 0x7E00;   // NaN
+  if (magnitude >= 0x477FF000) return sign | 0x7C00;  // rounds to infinity
+  if (magnitude < 0x38800000)                         // subnormal: let the adder round
     return sign | (uint16_t)(float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3F000000);
   return sign | (uint16_t)((magnitude - 0x38000000 + 0xFFF + (magnitude >> 13 & 1)) >> 13);
 }

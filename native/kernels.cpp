@@ -10,9 +10,9 @@
 namespace pagemill {
 
 const Kernels* PAGEMILL_TABLE() {
-  static constexpr Kernels table{kName,   kSignedQ8, kQueryRows, quantize, linear_quantized, linear_dense, embed_row,
-                                 rms_norm, add_rows, silu_mul,   rope,     store_kv,         attend,       max_value,
-                                 exp_sum};
+  static constexpr Kernels table{kName,        kSignedQ8, kQueryRows, quantize,  linear_quantized,
+                                 linear_dense, embed_row, rms_norm,   add_rows,  silu_mul,
+                                 rope,         store_kv,  attend,     max_value, exp_sum};
   return &table;
 }
 

@@ -10,9 +10,9 @@
 
 namespace pagemill {
 
-constexpr int kTile = 16;   // output columns computed together, one vector of floats
-constexpr int kGroup = 32;  // inputs that share a scale, in weights and in quantized activations
-constexpr int kChunk = 16;  // tokens whose keys lie side by side in the cache
+constexpr int kTile = 16;       // output columns computed together, one vector of floats
+constexpr int kGroup = 32;      // inputs that share a scale, in weights and in quantized activations
+constexpr int kChunk = 16;      // tokens whose keys lie side by side in the cache
 constexpr int kSegment = 1024;  // tokens of history reduced before partial results are combined
 
 // How a packed matrix stores numbers. q8: scale * q; q4: scale * (q - 8); q4m: scale * q + minimum.
@@ -33,8 +33,8 @@ struct PackedWeight {
   uint16_t* scales;
 };
 
-// Rows quantized to int8 in groups of 32: x is about scale * q. With two planes, the second holds what the first
-// left over, and x is about the sum of both: as good as 16 bits, for twice the integer products.
+// Rows quantized to int8 in groups of 32: x is about scale * q. With two planes, the second holds what the
+// first left over, and x is about the sum of both: as good as 16 bits, for twice the integer products.
 struct Activation {
   int8_t* q;          // (rows, planes, groups * 32)
   float* scale;       // (rows, planes, groups)
@@ -53,9 +53,9 @@ struct KvLayer {
 
 // Attention of `count` query tokens of one sequence, of the query heads that share one kv head.
 struct AttentionTask {
-  const float* q;      // first query token, first head of the group
-  size_t q_stride;     // between tokens
-  float* out;          // same layout as q
+  const float* q;   // first query token, first head of the group
+  size_t q_stride;  // between tokens
+  float* out;       // same layout as q
   size_t out_stride;
   int count, group;    // tokens, query heads of the group; count * group <= max_query_rows
   int first_position;  // of the first query token
@@ -63,7 +63,7 @@ struct AttentionTask {
   int chunks_per_page;
   int kv_head;
   float scale;
-  float* scratch;      // scratch_size(padded_dim) floats
+  float* scratch;  // scratch_size(padded_dim) floats
 };
 
 // How one row is sampled; see ops/interface.py, SampleRows, and ops/reference.py for the definition.
@@ -102,7 +102,7 @@ constexpr int scratch_size(int max_query_rows, int padded_dim) {
 }
 
 const Kernels* kernels_portable();
-const Kernels* kernels_avx2();    // null where not compiled in
+const Kernels* kernels_avx2();  // null where not compiled in
 const Kernels* kernels_avx512();
 const Kernels* kernels_neon();
 

@@ -25,7 +25,8 @@ inline I32 offset(int32_t neg_sum) {
 
 // Integer products of one group: kR rows of int8 activations, `x_stride` bytes apart, with kC tiles.
 template <Kind kKind, int kR, int kC>
-inline void dot_group(const uint8_t* data, size_t tile_bytes, const int8_t* x, size_t x_stride, I32 (&dots)[kC][kR]) {
+inline void dot_group(const uint8_t* data, size_t tile_bytes, const int8_t* x, size_t x_stride,
+                      I32 (&dots)[kC][kR]) {
   constexpr int kSteps = kKind == Kind::q8 ? 8 : 4;
 #pragma GCC unroll 8
   for (int s = 0; s < kSteps; s++) {
@@ -58,9 +59,11 @@ inline void dot_group(const uint8_t* data, size_t tile_bytes, const int8_t* x, s
   }
 }
 
-// kR rows of activations; with kPlanes 2 they are kR / 2 rows of the result, whose planes are added at the end.
+// kR rows of activations; with kPlanes 2 they are kR / 2 rows of the result, whose planes are added at the
+// end.
 template <Kind kKind, int kR, int kC, int kPlanes>
-void quantized_block(const PackedWeight& w, const Activation& a, int row, int tile, float* y, size_t y_stride) {
+void quantized_block(const PackedWeight& w, const Activation& a, int row, int tile, float* y,
+                     size_t y_stride) {
   constexpr size_t kData = kKind == Kind::q8 ? 512 : 256, kScales = kKind == Kind::q4m ? 32 : 16;
   const size_t groups = w.groups, tile_bytes = groups * kData, tile_scales = groups * kScales;
   const uint8_t* data = w.data + tile * tile_bytes;
@@ -106,34 +109,46 @@ void quantized_block(const PackedWeight& w, const Activation& a, int row, int ti
 
 // Rows of activations from `row` on, for kC tiles: blocks of kR, then smaller ones.
 template <Kind kKind, int kR, int kC, int kPlanes>
-void quantized_rows(const PackedWeight& w, const Activation& a, int row, int rows, int tile, float* y, size_t stride) {
-  for (; rows >= kR; rows -= kR, row += kR) quantized_block<kKind, kR, kC, kPlanes>(w, a, row, tile, y, stride);
+void quantized_rows(const PackedWeight& w, const Activation& a, int row, int rows, int tile, float* y,
+                    size_t stride) {
+  for (; rows >= kR; rows -= kR, row += kR)
+    quantized_block<kKind, kR, kC, kPlanes>(w, a, row, tile, y, stride);
   if constexpr (kR > kPlanes)
     if (rows) quantized_rows<kKind, kR - kPlanes, kC, kPlanes>(w, a, row, rows, tile, y, stride);
 }
 
 template <Kind kKind, int kPlanes>
-void quantized_tiles(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y, size_t stride) {
+void quantized_tiles(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
+                     size_t stride) {
   static_assert(kRows % 2 == 0, "a block holds whole rows of two planes");
   int tile = from;
   // Few rows are bound by memory: one tile at a time is one stream to prefetch.
   if (rows >= 4)
-    for (; tile + kColumns <= to; tile += kColumns) quantized_rows<kKind, kRows, kColumns, kPlanes>(w, a, 0, rows, tile, y, stride);
+    for (; tile + kColumns <= to; tile += kColumns)
+      quantized_rows<kKind, kRows, kColumns, kPlanes>(w, a, 0, rows, tile, y, stride);
   for (; tile < to; tile++) quantized_rows<kKind, kRows, 1, kPlanes>(w, a, 0, rows, tile, y, stride);
 }
 
 template <Kind kKind>
-void linear_quantized_kind(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y, size_t stride) {
-  if (a.planes == 2) quantized_tiles<kKind, 2>(w, a, rows * 2, from, to, y, stride);
-  else quantized_tiles<kKind, 1>(w, a, rows, from, to, y, stride);
+void linear_quantized_kind(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
+                           size_t stride) {
+  if (a.planes == 2)
+    quantized_tiles<kKind, 2>(w, a, rows * 2, from, to, y, stride);
+  else
+    quantized_tiles<kKind, 1>(w, a, rows, from, to, y, stride);
 }
 
-void linear_quantized(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y, size_t stride) {
+void linear_quantized(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
+                      size_t stride) {
   switch (w.kind) {
-    case Kind::q8: return linear_quantized_kind<Kind::q8>(w, a, rows, from, to, y, stride);
-    case Kind::q4: return linear_quantized_kind<Kind::q4>(w, a, rows, from, to, y, stride);
-    case Kind::q4m: return linear_quantized_kind<Kind::q4m>(w, a, rows, from, to, y, stride);
-    default: return;
+    case Kind::q8:
+      return linear_quantized_kind<Kind::q8>(w, a, rows, from, to, y, stride);
+    case Kind::q4:
+      return linear_quantized_kind<Kind::q4>(w, a, rows, from, to, y, stride);
+    case Kind::q4m:
+      return linear_quantized_kind<Kind::q4m>(w, a, rows, from, to, y, stride);
+    default:
+      return;
   }
 }
 
@@ -145,7 +160,8 @@ inline F32 load_dense(const uint8_t* data, size_t element) {
 }
 
 template <Kind kKind, int kR>
-void dense_rows(const PackedWeight& w, const float* x, size_t x_stride, int row, int rows, int tile, float* y, size_t y_stride) {
+void dense_rows(const PackedWeight& w, const float* x, size_t x_stride, int row, int rows, int tile, float* y,
+                size_t y_stride) {
   for (; rows >= kR; rows -= kR, row += kR) {
     F32 sums[kR];
 #pragma GCC unroll 16
@@ -157,18 +173,27 @@ void dense_rows(const PackedWeight& w, const float* x, size_t x_stride, int row,
       for (int r = 0; r < kR; r++) sums[r] = fma(column, splat(at[r * x_stride + k]), sums[r]);
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < kR; r++) store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
+    for (int r = 0; r < kR; r++)
+      store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
   }
   if constexpr (kR > 1)
     if (rows) dense_rows<kKind, kR - 1>(w, x, x_stride, row, rows, tile, y, y_stride);
 }
 
-void linear_dense(const PackedWeight& w, const float* x, size_t x_stride, int rows, int from, int to, float* y, size_t y_stride) {
+void linear_dense(const PackedWeight& w, const float* x, size_t x_stride, int rows, int from, int to,
+                  float* y, size_t y_stride) {
   for (int tile = from; tile < to; tile++) switch (w.kind) {
-      case Kind::f32: dense_rows<Kind::f32, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride); break;
-      case Kind::f16: dense_rows<Kind::f16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride); break;
-      case Kind::bf16: dense_rows<Kind::bf16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride); break;
-      default: return;
+      case Kind::f32:
+        dense_rows<Kind::f32, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
+        break;
+      case Kind::f16:
+        dense_rows<Kind::f16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
+        break;
+      case Kind::bf16:
+        dense_rows<Kind::bf16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
+        break;
+      default:
+        return;
     }
 }
 
@@ -178,9 +203,12 @@ void embed_row(const PackedWeight& w, int row, float* out) {
   for (int k = 0; k < w.k; k++) {
     if (!is_quantized(w.kind)) {
       const size_t at = (tile * w.k + k) * kTile + column;
-      if (w.kind == Kind::f32) out[k] = ((const float*)w.data)[at];
-      else if (w.kind == Kind::f16) out[k] = half_to_float(((const uint16_t*)w.data)[at]);
-      else out[k] = bf16_to_float(((const uint16_t*)w.data)[at]);
+      if (w.kind == Kind::f32)
+        out[k] = ((const float*)w.data)[at];
+      else if (w.kind == Kind::f16)
+        out[k] = half_to_float(((const uint16_t*)w.data)[at]);
+      else
+        out[k] = bf16_to_float(((const uint16_t*)w.data)[at]);
       continue;
     }
     const size_t group = tile * w.groups + k / kGroup, in = k % kGroup;
@@ -191,7 +219,8 @@ void embed_row(const PackedWeight& w, int row, float* out) {
       out[k] = half_to_float(*scales) * (kSignedQ8 ? (int8_t)*data : *data - 128);
     } else {
       const int q = in < 16 ? *data & 15 : *data >> 4;
-      out[k] = w.kind == Kind::q4 ? half_to_float(*scales) * (q - 8) : half_to_float(*scales) * q + half_to_float(scales[kTile]);
+      out[k] = w.kind == Kind::q4 ? half_to_float(*scales) * (q - 8)
+                                  : half_to_float(*scales) * q + half_to_float(scales[kTile]);
     }
   }
 }

@@ -33,7 +33,9 @@ class Block {
   }
 
   template <class T>
-  T* as(size_t offset = 0) const { return reinterpret_cast<T*>(static_cast<char*>(data_) + offset); }
+  T* as(size_t offset = 0) const {
+    return reinterpret_cast<T*>(static_cast<char*>(data_) + offset);
+  }
   size_t size() const { return bytes_; }
 
  private:

@@ -9,19 +9,28 @@ namespace {
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-// Floats between rows: an odd number of cache lines, so that a column of many rows does not fall into few cache sets.
+// Floats between rows: an odd number of cache lines, so that a column of many rows does not fall into few
+// cache sets.
 constexpr int row_stride(int width) {
   const int stride = round_up(width, kGroup);
   return stride / 16 % 2 ? stride : stride + 16;
 }
 
-constexpr const char* kOpNames[] = {"embed", "norm", "quantize", "linear", "linear_silu_mul", "silu_mul", "rope", "store_kv", "attend", "add", "gather"};
+constexpr const char* kOpNames[] = {"embed", "norm",     "quantize", "linear", "linear_silu_mul", "silu_mul",
+                                    "rope",  "store_kv", "attend",   "add",    "gather"};
 
 }  // namespace
 
 KvCache::KvCache(int layers, int num_pages, int page_size, int heads, int dim, bool half)
-    : layers_(layers), num_pages_(num_pages), page_size_(page_size), heads_(heads), dim_(dim), padded_dim_(round_up(dim, 16)), half_(half) {
-  if (page_size % kChunk) throw std::invalid_argument("page_size " + std::to_string(page_size) + " is not a multiple of 16");
+    : layers_(layers),
+      num_pages_(num_pages),
+      page_size_(page_size),
+      heads_(heads),
+      dim_(dim),
+      padded_dim_(round_up(dim, 16)),
+      half_(half) {
+  if (page_size % kChunk)
+    throw std::invalid_argument("page_size " + std::to_string(page_size) + " is not a multiple of 16");
   layer_bytes_ = (size_t)num_pages * page_size * heads * 2 * padded_dim_ * (half ? 2 : 4);
   memory_ = Block(layer_bytes_ * layers + 4096);
 }
@@ -41,7 +50,8 @@ void Program::embed(std::shared_ptr<Matrix> table, int out) {
   i.out = {out, 0};
 }
 
-void Program::norm(View x, View added, View sum, std::shared_ptr<Vector> weight, float eps, int heads, View out, bool quantized) {
+void Program::norm(View x, View added, View sum, std::shared_ptr<Vector> weight, float eps, int heads,
+                   View out, bool quantized) {
   auto& i = append(Op::norm);
   i.a = x, i.b = added, i.sum = sum, i.out = out;
   i.width = (int)weight->values.size(), i.heads = heads, i.number = eps, i.quantized = quantized;
@@ -87,7 +97,8 @@ void Program::store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer) {
   i.kv = std::move(kv);
 }
 
-void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out, bool quantized) {
+void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out,
+                     bool quantized) {
   auto& i = append(Op::attend);
   i.quantized = quantized;
   if (quantized) buffers_[out.buffer].quantized = true;
@@ -109,7 +120,8 @@ float* Program::data(int buffer) const { return arena_.as<float>(buffers_[buffer
 
 Activation Program::activation(int buffer) const {
   const Buffer& b = buffers_[buffer];
-  return {arena_.as<int8_t>(b.q), arena_.as<float>(b.scale), arena_.as<float>(b.scaled_sum), arena_.as<int32_t>(b.neg_sum), round_up(b.width, kGroup) / kGroup, planes(b)};
+  return {arena_.as<int8_t>(b.q),        arena_.as<float>(b.scale),          arena_.as<float>(b.scaled_sum),
+          arena_.as<int32_t>(b.neg_sum), round_up(b.width, kGroup) / kGroup, planes(b)};
 }
 
 void Program::place_buffers(int tokens, int sampled) {
@@ -122,7 +134,8 @@ void Program::place_buffers(int tokens, int sampled) {
     return at;
   };
   for (Buffer& b : buffers_) {
-    const size_t rows = b.sampled ? placed_sampled_ : placed_tokens_, groups = rows * planes(b) * (round_up(b.width, kGroup) / kGroup);
+    const size_t rows = b.sampled ? placed_sampled_ : placed_tokens_,
+                 groups = rows * planes(b) * (round_up(b.width, kGroup) / kGroup);
     b.offset = take(rows * b.stride * sizeof(float));
     if (!b.quantized) continue;
     b.q = take(groups * kGroup);
@@ -145,14 +158,17 @@ void Program::plan_attention(int heads, int kv_heads, int padded_dim) {
       tasks_.push_back({row, first, n, (step_.kv_lens[row] - count + first + n) * n});
     }
   }
-  std::stable_sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) { return a.cost > b.cost; });
+  std::stable_sort(tasks_.begin(), tasks_.end(),
+                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
   scratch_stride_ = std::max(scratch_stride_, (size_t)scratch_size(kernels_.max_query_rows, padded_dim));
-  if (scratch_.size() < scratch_stride_ * 4 * pool_->size()) scratch_ = Block(scratch_stride_ * 4 * pool_->size());
+  if (scratch_.size() < scratch_stride_ * 4 * pool_->size())
+    scratch_ = Block(scratch_stride_ * 4 * pool_->size());
 }
 
 void Program::prepare(const StepView& step) {
   step_ = step;
-  if (step.tokens > placed_tokens_ || step.sampled > placed_sampled_) place_buffers(step.tokens, step.sampled);
+  if (step.tokens > placed_tokens_ || step.sampled > placed_sampled_)
+    place_buffers(step.tokens, step.sampled);
   if (phases_.empty()) plan_phases();
   for (auto& shares : shares_) shares.next.store(0, std::memory_order_relaxed);
   for (const auto& i : instructions_)
@@ -170,8 +186,10 @@ void Program::plan_phases() {
     const Instruction& now = instructions_[i];
     const bool joins = i && by_row(now) && by_row(instructions_[i - 1]) &&
                        buffers_[now.out.buffer].sampled == buffers_[instructions_[i - 1].out.buffer].sampled;
-    if (joins) phases_.back().last = i + 1;
-    else phases_.push_back({i, i + 1});
+    if (joins)
+      phases_.back().last = i + 1;
+    else
+      phases_.push_back({i, i + 1});
   }
   shares_ = std::vector<Shares>(phases_.size());
 }
@@ -195,8 +213,10 @@ std::vector<std::pair<std::string, double>> Program::profile(const StepView& ste
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     const char* name = kOpNames[(int)instructions_[phases_[i].first].op];
     auto found = std::find_if(seconds.begin(), seconds.end(), [&](const auto& s) { return s.first == name; });
-    if (found == seconds.end()) seconds.emplace_back(name, took.count());
-    else found->second += took.count();
+    if (found == seconds.end())
+      seconds.emplace_back(name, took.count());
+    else
+      found->second += took.count();
   }
   return seconds;
 }
@@ -204,10 +224,14 @@ std::vector<std::pair<std::string, double>> Program::profile(const StepView& ste
 void Program::execute(const Phase& phase, Shares& shares, int thread) {
   const Instruction& i = instructions_[phase.first];
   switch (i.op) {
-    case Op::linear: return run_linear(i, shares);
-    case Op::linear_silu_mul: return run_linear_silu_mul(i, shares);
-    case Op::attend: return run_attention(i, shares, thread);
-    default: return run_rows(phase, shares);
+    case Op::linear:
+      return run_linear(i, shares);
+    case Op::linear_silu_mul:
+      return run_linear_silu_mul(i, shares);
+    case Op::attend:
+      return run_attention(i, shares, thread);
+    default:
+      return run_rows(phase, shares);
   }
 }
 
@@ -221,8 +245,10 @@ void Program::product(const Instruction& i, int from, int to, int buffer) {
     if (first >= last) continue;
     float* y = data(buffer) + segment.first_row;
     const size_t stride = buffers_[buffer].stride;
-    if (is_quantized(w.kind)) kernels_.linear_quantized(w, activation(i.a.buffer), rows(buffer), first, last, y, stride);
-    else kernels_.linear_dense(w, at(i.a, 0), buffers_[i.a.buffer].stride, rows(buffer), first, last, y, stride);
+    if (is_quantized(w.kind))
+      kernels_.linear_quantized(w, activation(i.a.buffer), rows(buffer), first, last, y, stride);
+    else
+      kernels_.linear_dense(w, at(i.a, 0), buffers_[i.a.buffer].stride, rows(buffer), first, last, y, stride);
   }
 }
 
@@ -235,7 +261,8 @@ void Program::run_linear(const Instruction& i, Shares& shares) {
 }
 
 void Program::run_linear_silu_mul(const Instruction& i, Shares& shares) {
-  // In groups of 32 columns, so that a share can also be quantized; small enough to stay in the core's own cache.
+  // In groups of 32 columns, so that a share can also be quantized; small enough to stay in the core's own
+  // cache.
   const int count = rows(i.out.buffer), groups = i.width / kGroup, tiles = i.width / kTile;
   if (!count) return;
   const int in_cache = (512 << 10) / (count * kGroup * 3 * (int)sizeof(float));
@@ -260,17 +287,20 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
   shares.each((int)tasks_.size() * per_task, 1, [&](int item, int) {
     const Task& task = tasks_[item / per_task];
     const int kv_head = item % per_task / parts, part = item % parts;
-    const int head = kv_head * group + part * task_group_, heads = std::min(task_group_, group - part * task_group_);
+    const int head = kv_head * group + part * task_group_,
+              heads = std::min(task_group_, group - part * task_group_);
     const int token = step_.row_starts[task.row] + task.first;
     const size_t column = (size_t)head * layer.dim;
     // A last part with fewer heads than the others still fits: the kernel takes count * group rows.
-    kernels_.attend(layer, {at(i.a, token) + column, (size_t)buffers_[i.a.buffer].stride, at(i.out, token) + column,
-                            (size_t)buffers_[i.out.buffer].stride, task.count, heads, step_.positions[token],
-                            step_.page_table + (size_t)task.row * step_.pages_per_row, step_.page_size / kChunk, kv_head,
-                            i.number, scratch});
+    kernels_.attend(
+        layer, {at(i.a, token) + column, (size_t)buffers_[i.a.buffer].stride, at(i.out, token) + column,
+                (size_t)buffers_[i.out.buffer].stride, task.count, heads, step_.positions[token],
+                step_.page_table + (size_t)task.row * step_.pages_per_row, step_.page_size / kChunk, kv_head,
+                i.number, scratch});
     if (!i.quantized) return;
     for (int t = 0; t < task.count; t++)
-      kernels_.quantize(at(i.out, token + t), (int)column / kGroup, (int)column + heads * layer.dim, activation(i.out.buffer), token + t);
+      kernels_.quantize(at(i.out, token + t), (int)column / kGroup, (int)column + heads * layer.dim,
+                        activation(i.out.buffer), token + t);
   });
 }
 
@@ -281,7 +311,9 @@ void Program::run_rows(const Phase& phase, Shares& shares) {
       for (int n = phase.first; n < phase.last; n++) {
         const Instruction& i = instructions_[n];
         one_row(i, row);
-        if (i.quantized) kernels_.quantize(at(i.out, row), 0, i.width * (i.op == Op::norm ? i.heads : 1), activation(i.out.buffer), row);
+        if (i.quantized)
+          kernels_.quantize(at(i.out, row), 0, i.width * (i.op == Op::norm ? i.heads : 1),
+                            activation(i.out.buffer), row);
       }
   });
 }
@@ -297,7 +329,8 @@ void Program::one_row(const Instruction& i, int row) {
         x = at(i.sum, row);
       }
       for (int h = 0; h < i.heads; h++)
-        kernels_.rms_norm(x + h * i.width, i.vector->values.data(), at(i.out, row) + h * i.width, i.width, i.number);
+        kernels_.rms_norm(x + h * i.width, i.vector->values.data(), at(i.out, row) + h * i.width, i.width,
+                          i.number);
       return;
     }
     case Op::silu_mul:
@@ -311,16 +344,19 @@ void Program::one_row(const Instruction& i, int row) {
     case Op::store_kv: {
       const KvLayer layer = i.kv->layer(i.layer);
       for (int h = 0; h < layer.kv_heads; h++)
-        kernels_.store_kv(layer, step_.slots[row], h, at(i.a, row) + h * layer.dim, at(i.b, row) + h * layer.dim);
+        kernels_.store_kv(layer, step_.slots[row], h, at(i.a, row) + h * layer.dim,
+                          at(i.b, row) + h * layer.dim);
       return;
     }
-    case Op::add: return kernels_.add(at(i.a, row), at(i.b, row), at(i.out, row), i.width);
+    case Op::add:
+      return kernels_.add(at(i.a, row), at(i.b, row), at(i.out, row), i.width);
     case Op::gather: {
       const float* from = at(i.a, step_.out_rows[row]);
       std::copy(from, from + i.width, at(i.out, row));
       return;
     }
-    default: return;  // quantize: run_rows does it
+    default:
+      return;  // quantize: run_rows does it
   }
 }
 

@@ -1,9 +1,9 @@
 // A recorded forward pass: the list of kernel calls of one step with their buffers, run by one native call.
 //
 // Python records a program once (ops/cpu.py) by running a model on arrays that only remember what was done to
-// them. Rows of a buffer are tokens of the step, or sampled rows. All threads walk the list together, share the work of
-// each phase and wait for each other before the next. Neighbouring instructions that work row by row are one phase: a
-// row stays with the thread, and in the cache, that began it.
+// them. Rows of a buffer are tokens of the step, or sampled rows. All threads walk the list together, share
+// the work of each phase and wait for each other before the next. Neighbouring instructions that work row by
+// row are one phase: a row stays with the thread, and in the cache, that began it.
 #pragma once
 
 #include <memory>
@@ -53,8 +53,8 @@ struct RopeTable {
 // The arrays of one step; see Step in ops/interface.py.
 struct StepView {
   int tokens = 0, rows = 0, sampled = 0, page_size = 0, pages_per_row = 0;
-  const int32_t *token_ids = nullptr, *positions = nullptr, *slots = nullptr, *row_starts = nullptr, *kv_lens = nullptr,
-                *page_table = nullptr, *out_rows = nullptr;
+  const int32_t *token_ids = nullptr, *positions = nullptr, *slots = nullptr, *row_starts = nullptr,
+                *kv_lens = nullptr, *page_table = nullptr, *out_rows = nullptr;
 };
 
 // A part of each row of a buffer: `offset` floats from its start.
@@ -71,16 +71,20 @@ class Program {
 
   // Each adds one instruction. `quantized`: the result is wanted as int8 too, for the products that follow.
   void embed(std::shared_ptr<Matrix> table, int out);
-  // out = rms_norm(x), or, with `added`, sum = x + added and out = rms_norm(sum). `heads` norms a row of `width`.
-  void norm(View x, View added, View sum, std::shared_ptr<Vector> weight, float eps, int heads, View out, bool quantized);
+  // out = rms_norm(x), or, with `added`, sum = x + added and out = rms_norm(sum). `heads` norms a row of
+  // `width`.
+  void norm(View x, View added, View sum, std::shared_ptr<Vector> weight, float eps, int heads, View out,
+            bool quantized);
   void quantize(View x, int width);
   void linear(View x, std::shared_ptr<Matrix> weight, int out);
   void silu_mul(View x, int width, View out, bool quantized);  // width: of the result
-  // linear, then silu_mul of its halves: who computed a column of gate and up goes on with it. `between` is linear's buffer.
+  // linear, then silu_mul of its halves: who computed a column of gate and up goes on with it. `between` is
+  // linear's buffer.
   void linear_silu_mul(View x, std::shared_ptr<Matrix> weight, int between, View out, bool quantized);
   void rope(View x, int heads, int dim, std::shared_ptr<RopeTable> table);
   void store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer);
-  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out, bool quantized);
+  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out,
+              bool quantized);
   void add(View a, View b, int width, View out);
   void gather(int from, int out);
 
@@ -88,7 +92,9 @@ class Program {
   void run(const StepView& step);
 
   // Makes room for that many rows, so that buffers can be filled before a run.
-  void reserve(int tokens, int sampled) { place_buffers(tokens, sampled), step_.tokens = tokens, step_.sampled = sampled; }
+  void reserve(int tokens, int sampled) {
+    place_buffers(tokens, sampled), step_.tokens = tokens, step_.sampled = sampled;
+  }
 
   float* data(int buffer) const;
   int stride(int buffer) const { return buffers_[buffer].stride; }
@@ -98,7 +104,19 @@ class Program {
   std::vector<std::pair<std::string, double>> profile(const StepView& step);
 
  private:
-  enum class Op { embed, norm, quantize, linear, linear_silu_mul, silu_mul, rope, store_kv, attend, add, gather };
+  enum class Op {
+    embed,
+    norm,
+    quantize,
+    linear,
+    linear_silu_mul,
+    silu_mul,
+    rope,
+    store_kv,
+    attend,
+    add,
+    gather
+  };
   struct Buffer {
     int width, stride;
     bool sampled, quantized;
@@ -136,7 +154,9 @@ class Program {
   void one_row(const Instruction& instruction, int row);
   // Logits decide: the few rows that are sampled go into their product with twice the bits.
   static int planes(const Buffer& buffer) { return buffer.sampled ? 2 : 1; }
-  float* at(View view, int row) const { return data(view.buffer) + (size_t)row * buffers_[view.buffer].stride + view.offset; }
+  float* at(View view, int row) const {
+    return data(view.buffer) + (size_t)row * buffers_[view.buffer].stride + view.offset;
+  }
   Activation activation(int buffer) const;
 
   const Kernels& kernels_;
@@ -145,8 +165,8 @@ class Program {
   std::vector<Instruction> instructions_;
   std::vector<Phase> phases_;
   std::vector<Shares> shares_;  // one a phase
-  std::vector<Task> tasks_;  // of the attention, the longest first
-  int task_group_ = 0;       // query heads of a task
+  std::vector<Task> tasks_;     // of the attention, the longest first
+  int task_group_ = 0;          // query heads of a task
   StepView step_;
   int placed_tokens_ = 0, placed_sampled_ = 0;
   Block arena_, scratch_;

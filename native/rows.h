@@ -72,7 +72,8 @@ void rms_norm(const float* x, const float* weight, float* out, int n, float eps)
 }
 
 void add_rows(const float* a, const float* b, float* out, int n) {
-  for (int i = 0; i < n; i += 16) store_first(out + i, add(load_first(a + i, n - i), load_first(b + i, n - i)), n - i);
+  for (int i = 0; i < n; i += 16)
+    store_first(out + i, add(load_first(a + i, n - i), load_first(b + i, n - i)), n - i);
 }
 
 void silu_mul(const float* gate, const float* up, float* out, int n) {
@@ -110,7 +111,8 @@ double exp_sum(const float* x, int n, float top, float factor, float* out) {
   for (int block = 0; block < n; block += 1024) {  // in blocks: fp32 within, fp64 across
     F32 part = zero();
     for (int i = block; i < n && i < block + 1024; i += 16) {
-      const F32 e = first_lanes(exp(mul(sub(load_first(x + i, n - i), shift), scale)), zero(), n - i < 16 ? n - i : 16);
+      const F32 e =
+          first_lanes(exp(mul(sub(load_first(x + i, n - i), shift), scale)), zero(), n - i < 16 ? n - i : 16);
       if (out) store_first(out + i, e, n - i);
       part = add(part, e);
     }

@@ -101,7 +101,8 @@ class Row {
       if (a_.top_p[row_] < 1 && sum >= a_.top_p[row_] * total) break;
     }
     candidates_.resize(kept);
-    std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& x, const Candidate& y) { return x.id < y.id; });
+    std::sort(candidates_.begin(), candidates_.end(),
+              [](const Candidate& x, const Candidate& y) { return x.id < y.id; });
     sum = weigh();
     double walked = 0;
     for (size_t i = 0; i < kept; i++)
@@ -111,7 +112,7 @@ class Row {
 
   // Candidates sorted, best first, until they hold at least `mass` of the weight.
   void nucleus(double mass) {
-    for (float reach = 8; ; reach *= 2) {
+    for (float reach = 8;; reach *= 2) {
       gather(top_ - reach / factor_);
       std::sort(candidates_.begin(), candidates_.end());
       if (weigh() >= mass || reach > 200) return;  // e^-200 is zero
@@ -126,7 +127,8 @@ class Row {
     if (count <= blocks) {
       weights_.resize(blocks);
       for (int b = 0; b < blocks; b++) weights_[b] = kernels_.max_value(logits_ + b * block, block);
-      std::nth_element(weights_.begin(), weights_.begin() + (count - 1), weights_.end(), std::greater<float>());
+      std::nth_element(weights_.begin(), weights_.begin() + (count - 1), weights_.end(),
+                       std::greater<float>());
       bound = weights_[count - 1];
     }
     gather(bound);
@@ -167,7 +169,8 @@ float uniform(uint64_t seed, uint32_t position) {
   uint32_t c[4] = {position, 0, 0, 0}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
   for (int round = 0; round < 10; round++) {  // Philox4x32-10 (Salmon et al., 2011)
     const uint64_t a = (uint64_t)0xD2511F53 * c[0], b = (uint64_t)0xCD9E8D57 * c[2];
-    const uint32_t next[4] = {(uint32_t)(b >> 32) ^ c[1] ^ key[0], (uint32_t)b, (uint32_t)(a >> 32) ^ c[3] ^ key[1], (uint32_t)a};
+    const uint32_t next[4] = {(uint32_t)(b >> 32) ^ c[1] ^ key[0], (uint32_t)b,
+                              (uint32_t)(a >> 32) ^ c[3] ^ key[1], (uint32_t)a};
     std::copy(next, next + 4, c);
     key[0] += 0x9E3779B9;
     key[1] += 0xBB67AE85;
@@ -177,9 +180,7 @@ float uniform(uint64_t seed, uint32_t position) {
 
 void sample(const Kernels& kernels, Pool& pool, const SampleArrays& arrays) {
   Shares shares;
-  pool.run([&](int) {
-    shares.each(arrays.rows, 1, [&](int row, int) { Row(kernels, arrays, row).run(); });
-  });
+  pool.run([&](int) { shares.each(arrays.rows, 1, [&](int row, int) { Row(kernels, arrays, row).run(); }); });
 }
 
 }  // namespace pagemill

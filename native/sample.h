@@ -1,5 +1,5 @@
-// Choosing the next token of each row. ops/reference.py defines what is chosen; this finds it without sorting the
-// vocabulary: candidates are the few logits above a bound that cannot cut off a wanted one.
+// Choosing the next token of each row. ops/reference.py defines what is chosen; this finds it without sorting
+// the vocabulary: candidates are the few logits above a bound that cannot cut off a wanted one.
 #pragma once
 
 #include <vector>

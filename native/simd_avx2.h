@@ -16,30 +16,46 @@ constexpr int kDenseRows = 4;
 constexpr int kQueryRows = 4;
 constexpr int kValueVectors = 2;  // of a value row, held while tokens are added up
 
-struct F32 { __m256 a, b; };
-struct I32 { __m256i a, b; };
-struct Bytes { __m256i a, b; };
+struct F32 {
+  __m256 a, b;
+};
+struct I32 {
+  __m256i a, b;
+};
+struct Bytes {
+  __m256i a, b;
+};
 
 inline F32 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
-inline F32 splat(float x) { const __m256 v = _mm256_set1_ps(x); return {v, v}; }
+inline F32 splat(float x) {
+  const __m256 v = _mm256_set1_ps(x);
+  return {v, v};
+}
 inline F32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline void store(float* p, F32 x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+inline void store(float* p, F32 x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
 inline F32 load_half(const uint16_t* p) {
-  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
 inline void store_half(uint16_t* p, F32 x) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
   _mm_storeu_si128((__m128i*)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 inline __m256 widen_bf16(const uint16_t* p) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 inline F32 load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
 inline F32 add(F32 x, F32 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F32 sub(F32 x, F32 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline F32 mul(F32 x, F32 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 inline F32 div(F32 x, F32 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-inline F32 fma(F32 x, F32 y, F32 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline F32 fma(F32 x, F32 y, F32 z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
 inline F32 max(F32 x, F32 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline F32 min(F32 x, F32 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 inline F32 abs(F32 x) {
@@ -75,7 +91,8 @@ inline F32 first_lanes(F32 x, F32 y, int n) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane);
   const __m256i high = _mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane);
-  return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(low)), _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(high))};
+  return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(low)),
+          _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(high))};
 }
 inline int32_t store_int8_half(int8_t* p, F32 x) {
   const __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
@@ -86,12 +103,19 @@ inline int32_t store_int8_half(int8_t* p, F32 x) {
   h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4E));
   return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xB1)));
 }
-inline int32_t store_int8(int8_t* p, F32 x, F32 y) { return store_int8_half(p, x) + store_int8_half(p + 16, y); }
+inline int32_t store_int8(int8_t* p, F32 x, F32 y) {
+  return store_int8_half(p, x) + store_int8_half(p + 16, y);
+}
 
 inline I32 int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-inline I32 int_splat(int32_t x) { const __m256i v = _mm256_set1_epi32(x); return {v, v}; }
+inline I32 int_splat(int32_t x) {
+  const __m256i v = _mm256_set1_epi32(x);
+  return {v, v};
+}
 template <int kBits>
-inline I32 shift_left(I32 x) { return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)}; }
+inline I32 shift_left(I32 x) {
+  return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)};
+}
 inline F32 to_float(I32 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline Bytes load_bytes(const uint8_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
@@ -109,11 +133,14 @@ inline Bytes splat_bytes(const int8_t* four) {
   const __m256i v = _mm256_set1_epi32(x);
   return {v, v};
 }
-// Products of weights up to 15 (or 128, below) with int8 pairwise: at most 2 * 128 * 127, so int16 does not overflow.
+// Products of weights up to 15 (or 128, below) with int8 pairwise: at most 2 * 128 * 127, so int16 does not
+// overflow.
 inline __m256i dot_half(__m256i acc, __m256i w, __m256i x) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
-inline I32 dot_small(I32 acc, Bytes w, Bytes x) { return {dot_half(acc.a, w.a, x.a), dot_half(acc.b, w.b, x.b)}; }
+inline I32 dot_small(I32 acc, Bytes w, Bytes x) {
+  return {dot_half(acc.a, w.a, x.a), dot_half(acc.b, w.b, x.b)};
+}
 inline I32 dot_q8(I32 acc, Bytes w, Bytes x) {
   return {dot_half(acc.a, _mm256_abs_epi8(w.a), _mm256_sign_epi8(x.a, w.a)),
           dot_half(acc.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(x.b, w.b))};

@@ -10,15 +10,21 @@ namespace pagemill {
 namespace {
 
 constexpr const char* kName = "avx512";
-constexpr bool kSignedQ8 = false;  // vpdpbusd multiplies unsigned by signed bytes
+constexpr bool kSignedQ8 = false;       // vpdpbusd multiplies unsigned by signed bytes
 constexpr int kRows = 6, kColumns = 2;  // the register block of the quantized product
 constexpr int kDenseRows = 12;
 constexpr int kQueryRows = 8;
 constexpr int kValueVectors = 4;  // of a value row, held while tokens are added up
 
-struct F32 { __m512 v; };
-struct I32 { __m512i v; };
-struct Bytes { __m512i v; };  // 16 columns of 4 bytes
+struct F32 {
+  __m512 v;
+};
+struct I32 {
+  __m512i v;
+};
+struct Bytes {
+  __m512i v;
+};  // 16 columns of 4 bytes
 
 inline F32 zero() { return {_mm512_setzero_ps()}; }
 inline F32 splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -45,7 +51,8 @@ inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 inline float largest(F32 a) { return _mm512_reduce_max_ps(a.v); }
 // 2^n for whole n in [-126, 127]
 inline F32 power_of_two(F32 n) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
 // a where x >= limit, else zero; false for NaN
 inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) {
@@ -66,11 +73,15 @@ inline int32_t store_int8(int8_t* p, F32 a, F32 b) {
 inline I32 int_zero() { return {_mm512_setzero_si512()}; }
 inline I32 int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
 template <int kBits>
-inline I32 shift_left(I32 a) { return {_mm512_slli_epi32(a.v, kBits)}; }
+inline I32 shift_left(I32 a) {
+  return {_mm512_slli_epi32(a.v, kBits)};
+}
 inline F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
-inline Bytes high_nibbles(Bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+inline Bytes high_nibbles(Bytes a) {
+  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
+}
 inline Bytes splat_bytes(const int8_t* four) {
   int32_t x;
   __builtin_memcpy(&x, four, 4);

@@ -16,16 +16,32 @@ constexpr int kDenseRows = 4;
 constexpr int kQueryRows = 4;
 constexpr int kValueVectors = 2;  // of a value row, held while tokens are added up
 
-struct F32 { float32x4_t v[4]; };
-struct I32 { int32x4_t v[4]; };
-struct Bytes { int8x16_t v[4]; };
+struct F32 {
+  float32x4_t v[4];
+};
+struct I32 {
+  int32x4_t v[4];
+};
+struct Bytes {
+  int8x16_t v[4];
+};
 
 template <class F>
-inline F32 each(F f) { return {{f(0), f(1), f(2), f(3)}}; }
-inline F32 zero() { return each([](int) { return vdupq_n_f32(0); }); }
-inline F32 splat(float x) { return each([=](int) { return vdupq_n_f32(x); }); }
-inline F32 load(const float* p) { return each([=](int i) { return vld1q_f32(p + 4 * i); }); }
-inline void store(float* p, F32 a) { for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, a.v[i]); }
+inline F32 each(F f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+inline F32 zero() {
+  return each([](int) { return vdupq_n_f32(0); });
+}
+inline F32 splat(float x) {
+  return each([=](int) { return vdupq_n_f32(x); });
+}
+inline F32 load(const float* p) {
+  return each([=](int i) { return vld1q_f32(p + 4 * i); });
+}
+inline void store(float* p, F32 a) {
+  for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, a.v[i]);
+}
 inline F32 load_half(const uint16_t* p) {
   return each([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
 }
@@ -35,17 +51,39 @@ inline void store_half(uint16_t* p, F32 a) {
 inline F32 load_bf16(const uint16_t* p) {
   return each([=](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
 }
-inline F32 add(F32 a, F32 b) { return each([&](int i) { return vaddq_f32(a.v[i], b.v[i]); }); }
-inline F32 sub(F32 a, F32 b) { return each([&](int i) { return vsubq_f32(a.v[i], b.v[i]); }); }
-inline F32 mul(F32 a, F32 b) { return each([&](int i) { return vmulq_f32(a.v[i], b.v[i]); }); }
-inline F32 div(F32 a, F32 b) { return each([&](int i) { return vdivq_f32(a.v[i], b.v[i]); }); }
-inline F32 fma(F32 a, F32 b, F32 c) { return each([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); }); }
-inline F32 max(F32 a, F32 b) { return each([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); }); }
-inline F32 min(F32 a, F32 b) { return each([&](int i) { return vminq_f32(a.v[i], b.v[i]); }); }
-inline F32 abs(F32 a) { return each([&](int i) { return vabsq_f32(a.v[i]); }); }
-inline F32 round(F32 a) { return each([&](int i) { return vrndnq_f32(a.v[i]); }); }
-inline float sum(F32 a) { return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]))); }
-inline float largest(F32 a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[2]), vmaxq_f32(a.v[1], a.v[3]))); }
+inline F32 add(F32 a, F32 b) {
+  return each([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
+}
+inline F32 sub(F32 a, F32 b) {
+  return each([&](int i) { return vsubq_f32(a.v[i], b.v[i]); });
+}
+inline F32 mul(F32 a, F32 b) {
+  return each([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
+}
+inline F32 div(F32 a, F32 b) {
+  return each([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
+}
+inline F32 fma(F32 a, F32 b, F32 c) {
+  return each([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
+}
+inline F32 max(F32 a, F32 b) {
+  return each([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); });
+}
+inline F32 min(F32 a, F32 b) {
+  return each([&](int i) { return vminq_f32(a.v[i], b.v[i]); });
+}
+inline F32 abs(F32 a) {
+  return each([&](int i) { return vabsq_f32(a.v[i]); });
+}
+inline F32 round(F32 a) {
+  return each([&](int i) { return vrndnq_f32(a.v[i]); });
+}
+inline float sum(F32 a) {
+  return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3])));
+}
+inline float largest(F32 a) {
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[2]), vmaxq_f32(a.v[1], a.v[3])));
+}
 inline F32 power_of_two(F32 n) {
   return each([&](int i) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23));
@@ -69,16 +107,23 @@ inline int32_t store_int8_half(int8_t* p, F32 a) {
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
   return vaddvq_s32(vaddq_s32(vaddq_s32(r[0], r[1]), vaddq_s32(r[2], r[3])));
 }
-inline int32_t store_int8(int8_t* p, F32 a, F32 b) { return store_int8_half(p, a) + store_int8_half(p + 16, b); }
+inline int32_t store_int8(int8_t* p, F32 a, F32 b) {
+  return store_int8_half(p, a) + store_int8_half(p + 16, b);
+}
 
-inline I32 int_splat(int32_t x) { const int32x4_t v = vdupq_n_s32(x); return {{v, v, v, v}}; }
+inline I32 int_splat(int32_t x) {
+  const int32x4_t v = vdupq_n_s32(x);
+  return {{v, v, v, v}};
+}
 inline I32 int_zero() { return int_splat(0); }
 template <int kBits>
 inline I32 shift_left(I32 a) {
   for (auto& v : a.v) v = vshlq_n_s32(v, kBits);
   return a;
 }
-inline F32 to_float(I32 a) { return each([&](int i) { return vcvtq_f32_s32(a.v[i]); }); }
+inline F32 to_float(I32 a) {
+  return each([&](int i) { return vcvtq_f32_s32(a.v[i]); });
+}
 inline Bytes load_bytes(const uint8_t* p) {
   Bytes r;
   for (int i = 0; i < 4; i++) r.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i));

@@ -17,9 +17,15 @@ constexpr int kDenseRows = 2;
 constexpr int kQueryRows = 4;
 constexpr int kValueVectors = 1;  // of a value row, held while tokens are added up
 
-struct F32 { float v[16]; };
-struct I32 { int32_t v[16]; };
-struct Bytes { int8_t v[64]; };
+struct F32 {
+  float v[16];
+};
+struct I32 {
+  int32_t v[16];
+};
+struct Bytes {
+  int8_t v[64];
+};
 
 template <class F>
 inline F32 each(F f) {
@@ -27,23 +33,55 @@ inline F32 each(F f) {
   for (int i = 0; i < 16; i++) r.v[i] = f(i);
   return r;
 }
-inline F32 zero() { return each([](int) { return 0.0f; }); }
-inline F32 splat(float x) { return each([=](int) { return x; }); }
-inline F32 load(const float* p) { return each([=](int i) { return p[i]; }); }
-inline void store(float* p, F32 a) { for (int i = 0; i < 16; i++) p[i] = a.v[i]; }
-inline F32 load_half(const uint16_t* p) { return each([=](int i) { return half_to_float(p[i]); }); }
-inline void store_half(uint16_t* p, F32 a) { for (int i = 0; i < 16; i++) p[i] = float_to_half(a.v[i]); }
-inline F32 load_bf16(const uint16_t* p) { return each([=](int i) { return bf16_to_float(p[i]); }); }
-inline F32 add(F32 a, F32 b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
-inline F32 sub(F32 a, F32 b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
-inline F32 mul(F32 a, F32 b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }
-inline F32 div(F32 a, F32 b) { return each([&](int i) { return a.v[i] / b.v[i]; }); }
+inline F32 zero() {
+  return each([](int) { return 0.0f; });
+}
+inline F32 splat(float x) {
+  return each([=](int) { return x; });
+}
+inline F32 load(const float* p) {
+  return each([=](int i) { return p[i]; });
+}
+inline void store(float* p, F32 a) {
+  for (int i = 0; i < 16; i++) p[i] = a.v[i];
+}
+inline F32 load_half(const uint16_t* p) {
+  return each([=](int i) { return half_to_float(p[i]); });
+}
+inline void store_half(uint16_t* p, F32 a) {
+  for (int i = 0; i < 16; i++) p[i] = float_to_half(a.v[i]);
+}
+inline F32 load_bf16(const uint16_t* p) {
+  return each([=](int i) { return bf16_to_float(p[i]); });
+}
+inline F32 add(F32 a, F32 b) {
+  return each([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F32 sub(F32 a, F32 b) {
+  return each([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline F32 mul(F32 a, F32 b) {
+  return each([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F32 div(F32 a, F32 b) {
+  return each([&](int i) { return a.v[i] / b.v[i]; });
+}
 // Not fused: a fused multiply-add in software would be slower than everything else together.
-inline F32 fma(F32 a, F32 b, F32 c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
-inline F32 max(F32 a, F32 b) { return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-inline F32 min(F32 a, F32 b) { return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-inline F32 abs(F32 a) { return each([&](int i) { return std::fabs(a.v[i]); }); }
-inline F32 round(F32 a) { return each([&](int i) { return std::nearbyint(a.v[i]); }); }
+inline F32 fma(F32 a, F32 b, F32 c) {
+  return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+inline F32 max(F32 a, F32 b) {
+  return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32 min(F32 a, F32 b) {
+  return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32 abs(F32 a) {
+  return each([&](int i) { return std::fabs(a.v[i]); });
+}
+inline F32 round(F32 a) {
+  return each([&](int i) { return std::nearbyint(a.v[i]); });
+}
 inline float sum(F32 a) {
   for (int half = 8; half; half /= 2)
     for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
@@ -54,11 +92,15 @@ inline float largest(F32 a) {
   for (int i = 1; i < 16; i++) top = a.v[i] > top ? a.v[i] : top;
   return top;
 }
-inline F32 power_of_two(F32 n) { return each([&](int i) { return std::ldexp(1.0f, (int)n.v[i]); }); }
+inline F32 power_of_two(F32 n) {
+  return each([&](int i) { return std::ldexp(1.0f, (int)n.v[i]); });
+}
 inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) {
   return each([&](int i) { return x.v[i] >= limit.v[i] ? a.v[i] : 0.0f; });
 }
-inline F32 first_lanes(F32 a, F32 b, int n) { return each([&](int i) { return i < n ? a.v[i] : b.v[i]; }); }
+inline F32 first_lanes(F32 a, F32 b, int n) {
+  return each([&](int i) { return i < n ? a.v[i] : b.v[i]; });
+}
 inline int32_t store_int8(int8_t* p, F32 a, F32 b) {
   int32_t total = 0;
   for (int i = 0; i < 16; i++) total += p[i] = (int8_t)std::nearbyint(a.v[i]);
@@ -77,7 +119,9 @@ inline I32 shift_left(I32 a) {
   for (int i = 0; i < 16; i++) a.v[i] *= 1 << kBits;
   return a;
 }
-inline F32 to_float(I32 a) { return each([&](int i) { return (float)a.v[i]; }); }
+inline F32 to_float(I32 a) {
+  return each([&](int i) { return (float)a.v[i]; });
+}
 inline Bytes load_bytes(const uint8_t* p) {
   Bytes r;
   __builtin_memcpy(r.v, p, 64);
