@@ -143,10 +143,10 @@ def serve(
 @with_settings("hub")
 def pull(models: Models, *, settings: Settings) -> None:
     """Download models."""
-    from pagemill.cli import models as local
+    from pagemill.cli import models as here
 
     for name in models:
-        model = local.pull(name, settings)
+        model = here.pull(name, settings)
         typer.echo(f"{model.name} is ready: `pagemill run {model.name}`")
 
 
@@ -155,10 +155,10 @@ def pull(models: Models, *, settings: Settings) -> None:
 @with_settings("hub")
 def list_models(*, settings: Settings) -> None:
     """List the models on this machine."""
-    from pagemill.cli import models as local
+    from pagemill.cli import models as here
 
-    stored = local.open_store(settings).list()
-    typer.echo(local.list_table(stored))
+    stored = here.open_store(settings).list()
+    typer.echo(here.list_table(stored))
     if not stored:
         print_note("No models yet: `pagemill pull smollm2` fetches a small one.")
 
@@ -178,10 +178,10 @@ def show(
     settings: Settings,
 ) -> None:
     """Show what a model is."""
-    from pagemill.cli import models as local
+    from pagemill.cli import models as here
 
     what = "template" if template else "license" if license_ else "metadata" if verbose else "card"
-    typer.echo(local.show(model, settings, what))
+    typer.echo(here.show(model, settings, what))
 
 
 @app.command()
@@ -189,9 +189,9 @@ def show(
 @with_settings("hub")
 def rm(models: Models, *, settings: Settings) -> None:
     """Remove models from this machine."""
-    from pagemill.cli import models as local
+    from pagemill.cli import models as here
 
-    for name in local.remove(models, settings):
+    for name in here.remove(models, settings):
         typer.echo(f"removed {name}")
 
 

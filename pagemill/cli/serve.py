@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pagemill.cli import models as local
+from pagemill.cli import models as here
 from pagemill.cli.plan_lines import plan_lines
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
     """
     check_address(settings)
     preload = preload or len(names) == 1
-    lines = explain([local.ensure(name, settings) for name in names], settings)
+    lines = explain([here.ensure(name, settings) for name in names], settings)
     if preload and not names:
-        names = [str(model.name) for model in local.open_store(settings).list()]
+        names = [str(model.name) for model in here.open_store(settings).list()]
 
     from pagemill.runtime import Runtime
 
@@ -44,7 +44,7 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
 def check_only(names: Sequence[str], settings: Settings) -> str:
     """What `serve` would say, after all of its checks; nothing is fetched or loaded."""
     check_address(settings)
-    lines = explain([local.required(name, settings) for name in names], settings)
+    lines = explain([here.required(name, settings) for name in names], settings)
 
     from pagemill.runtime import Runtime
 
@@ -67,7 +67,7 @@ def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
     Reads the files' headers: one that cannot be read, or that does not fit, ends the start here.
     """
     if not named:
-        stored = local.open_store(settings).list()
+        stored = here.open_store(settings).list()
         names = ", ".join(str(model.name) for model in stored)
         return [f"Loaded on first use: {names}" if names else NO_MODELS]
 
