@@ -88,7 +88,7 @@ class Fields:
 
     def wrong(self, name: str, rule: str) -> InvalidRequest:
         """The error for a field that breaks `rule` ("must be ...")."""
-        path = self._path + name
+        path = self.path(name)
         return InvalidRequest(f"{path} {rule}, not {show(self._values.get(name))}.", param=path)
 
     def integer(self, name: str, default: Default, low: int, high: int) -> int | Default:
@@ -128,7 +128,7 @@ class Fields:
         if not isinstance(value, str):
             raise self.wrong(name, "must be a string")
         if len(value) > max_len:
-            path = self._path + name
+            path = self.path(name)
             raise InvalidRequest(
                 f"{path} has {len(value)} characters; at most {max_len} are allowed.", param=path
             )
@@ -156,7 +156,7 @@ class Fields:
     def check_count(self, name: str, count: int, max_len: int) -> None:
         """Refuse more than `max_len` entries."""
         if count > max_len:
-            path = self._path + name
+            path = self.path(name)
             raise InvalidRequest(
                 f"{path} has {count} entries; at most {max_len} are allowed.", param=path
             )
@@ -172,7 +172,7 @@ class Fields:
         self.check_count(name, len(texts), max_items)
         for text in texts:
             if not isinstance(text, str) or not 1 <= len(text) <= max_len:
-                path = self._path + name
+                path = self.path(name)
                 raise InvalidRequest(
                     f"{path} must hold strings of 1 to {max_len} characters, not {show(text)}.",
                     param=path,
@@ -182,7 +182,7 @@ class Fields:
     def token_ids(self, name: str, max_items: int) -> tuple[int, ...] | None:
         """A list of integers >= 0; the model's vocabulary is checked later."""
         values = self.items(name, max_items)
-        return None if values is None else read_token_ids(values, self._path + name)
+        return None if values is None else read_token_ids(values, self.path(name))
 
 
 def read_token_ids(values: Sequence[Any], path: str) -> tuple[int, ...]:
