@@ -13,7 +13,7 @@ from pagemill.types import EnginePlan, Machine, ModelCard
 CPU_PAGE_SIZE = 16  # its attention kernel reads whole groups of that many tokens
 DEFAULT_NUM_SEQS = 64
 MAX_NUM_SEQS = 1024
-DEFAULT_BATCHED_TOKENS = 512
+DEFAULT_BATCHED_TOKENS = 256  # more would not be faster on a CPU, but others would wait longer
 TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
 KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen

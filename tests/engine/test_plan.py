@@ -39,7 +39,7 @@ def planned(asked: Asked, card: ModelCard = CARD, available: int = 12 * GIB) -> 
 def test_defaults() -> None:
     made = planned(Asked())
     assert (made.backend, made.threads, made.max_model_len) == ("cpu", 8, 8192)
-    assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (64, 512, 512)
+    assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (64, 256, 512)
     assert made.model_path == "model.gguf" and made.prefix_caching
     assert made.num_pages * made.page_size >= 64 * 300
     assert made.kv_bytes < 600 << 20
