@@ -1,6 +1,7 @@
 """A server on a real socket in the test's own event loop, in front of a fake engine."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ async def run_server(model: FakeModel, **settings: object) -> AsyncIterator[Live
     finally:
         server.should_exit = True
         await task
+        logging.getLogger("pagemill").setLevel(logging.NOTSET)  # no other test is to be silenced
 
 
 Start = Callable[..., Awaitable[Live]]
