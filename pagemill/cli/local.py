@@ -110,18 +110,11 @@ class EngineTalker:
         from pagemill.server.fields import Fields
         from pagemill.server.generation import Choice
         from pagemill.server.orders import read_order, to_requests
+        from pagemill.text.chat import Message, chat_prompt
 
         model = self._model
-        if model.template is None:  # a base model continues a text
-            text = "\n\n".join(turn.content for turn in turns)
-            ids = model.tokenizer.encode(text)
-            if model.tokenizer.add_bos and model.tokenizer.bos_id is not None:
-                ids = [model.tokenizer.bos_id, *ids]
-        else:
-            from pagemill.text.chat import Message, chat_prompt
-
-            messages = [Message(turn.role, turn.content) for turn in turns]
-            ids = chat_prompt(model.tokenizer, model.template, messages)
+        messages = [Message(turn.role, turn.content) for turn in turns]
+        ids = chat_prompt(model.tokenizer, model.template, messages)
         order = read_order(Fields(knobs.body()), logprobs=None, default_max_tokens=None)
         [request] = to_requests(
             order, [ids], model, call_id=f"run-{self._count}", identity="", param="the conversation"

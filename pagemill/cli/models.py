@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pagemill.cli import text
@@ -43,7 +44,10 @@ def pull(name: str, settings: Settings) -> StoredModel:
     from pagemill.hub.remotes import Remotes
 
     hub = settings.hub
-    remotes = Remotes(hub.index_url, hub.hf_endpoint, hub.hf_token, offline=hub.offline)
+    mirror = Path(hub.mirror).expanduser() if hub.mirror else None
+    remotes = Remotes(
+        hub.index_url, hub.hf_endpoint, hub.hf_token, mirror=mirror, offline=hub.offline
+    )
     with pull_progress() as report:
         return download(Name.parse(name), open_store(settings), remotes=remotes, progress=report)
 

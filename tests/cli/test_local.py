@@ -65,7 +65,7 @@ def test_a_failed_engine_and_a_prompt_that_does_not_fit() -> None:
     local, _ = talker(FakeEngine(error_after=3))
     with pytest.raises(EngineFailure, match=r"The step failed\."):
         list(local.answer([Turn("user", "hi")], Knobs()))
-    with pytest.raises(ContextTooLong, match="the conversation has 100000 tokens"):
+    with pytest.raises(ContextTooLong, match=r"the conversation has 1000\d\d tokens"):
         list(local.answer([Turn("user", "x" * 100_000)], Knobs()))
     local.close()
 
