@@ -58,6 +58,8 @@ class Probes:
         models = state.runtime.loaded()
         if not models:
             return json_response({"status": "ready", "detail": "no model loaded", "models": []})
+        if problem := await self._first_problem():
+            raise problem  # an engine that is known to be down is not waited for
         for model in models:
             try:
                 await asyncio.wait_for(make_a_token(model), READY_TIMEOUT_S)

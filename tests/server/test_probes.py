@@ -39,6 +39,7 @@ async def test_a_broken_engine(start: Start) -> None:
         assert answer.status_code == 503
         assert "restarting" in answer.json()["error"]["message"]
         assert answer.headers["retry-after"]
+    assert live.engine.requests == []  # nobody waited for it to make a token
     chat = await live.chat()
     assert (chat.status_code, chat.headers["retry-after"]) == (503, "3")
     assert (await live.http.get("/metrics")).status_code == 200
