@@ -26,10 +26,10 @@ class Turn:
 class Knobs:
     """How answers are generated; None leaves a choice to whoever answers.
 
-    The defaults are for talking: the tails are cut, and small models are kept out of loops.
+    The defaults are for talking to small models: little noise, cut tails, and no loops.
     """
 
-    temperature: float | None = 0.7
+    temperature: float | None = 0.3
     top_p: float | None = 0.95
     top_k: int | None = None
     min_p: float | None = None
