@@ -1,11 +1,19 @@
-"""Formats against blocks worked out by hand, and packing against its error bound."""
+"""Formats against blocks worked out by hand, golden ones, and packing against its error bound."""
 
 import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pagemill.weights import formats
+from tests.golden.random_blocks import HALVES, random_blocks
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "formats.npz"
 
 NIBBLES = bytes(16 * high + low for low, high in zip(range(16), reversed(range(16)), strict=True))
 UP, DOWN = np.arange(16), np.arange(16)[::-1]  # low halves hold elements 0..15, high 16..31
@@ -23,7 +31,7 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", formats.names())
+@pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_means_what_the_format_says(name):
     raw, expected = BLOCKS[name]
     rows = np.frombuffer(raw * 2, np.uint8).reshape(2, -1)
@@ -32,21 +40,53 @@ def test_a_block_means_what_the_format_says(name):
     np.testing.assert_array_equal(values, np.stack([expected, expected]).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", formats.names())
-def test_packing_again_changes_nothing(name):
+@pytest.mark.parametrize("name", HALVES)
+def test_random_blocks_mean_what_the_gguf_package_says(name):
     form = formats.get(name)
+    with np.load(GOLDEN) as golden:
+        expected, (count, crc) = golden[f"{name}.values"], golden[f"{name}.crc"]
+    blocks = random_blocks(name, int(count), form.BLOCK_BYTES)
+    values = form.unpack(blocks)
+    np.testing.assert_array_equal(values[0], expected)
+    assert zlib.crc32(values.astype("<f4").tobytes()) == crc
+
+
+def test_every_format_is_held_to_something():
+    assert set(formats.names()) == BLOCKS.keys() | HALVES.keys()
+
+
+@pytest.mark.parametrize("name", formats.names())
+def test_rows_of_any_number_are_unpacked_alike(name):
+    form = formats.get(name)
+    few = 4 * form.BLOCK_SIZE
+    many = (1 << 16) // few + 3  # more than one slab, and a rest
+    source = np.random.default_rng(4)
+    raw = source.integers(0, 36, (many, formats.bytes_per_row(name, few)), dtype=np.uint8)
+    values = form.unpack(raw)
+    assert values.shape == (many, few)
+    for row in (0, many - 2, many - 1):
+        np.testing.assert_array_equal(values[row], form.unpack(raw[row : row + 1])[0])
+    np.testing.assert_array_equal(form.unpack(raw[::2]), values[::2])
+    assert form.unpack(raw[:0]).shape == (0, few)
+
+
+@pytest.mark.parametrize("name", formats.packing_names())
+def test_packing_again_changes_nothing(name):
+    form = formats.get_packing(name)
     values = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
     once = form.unpack(form.pack(values))
     np.testing.assert_allclose(form.unpack(form.pack(once)), once, rtol=2e-3, atol=1e-6)
     assert form.pack(values).shape == (4, formats.bytes_per_row(name, 64))
 
 
-@pytest.mark.parametrize(("name", "steps"), [("Q8_0", 254), ("Q4_0", 8), ("Q4_1", 15)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("Q8_0", 254), ("Q4_0", 8), ("Q4_1", 15), ("Q5_0", 16), ("Q5_1", 31)]
+)
 def test_packing_is_off_by_half_a_step_or_little_more(name, steps):
-    form = formats.get(name)
+    form = formats.get_packing(name)
     values = np.random.default_rng(2).uniform(-3, 3, (64, 32)).astype(np.float32)
-    # Q4_0 has one step less above zero than below, so its worst error there is a whole step.
-    spread = np.ptp(values, axis=1) if name == "Q4_1" else 2 * np.abs(values).max(axis=1)
+    # Q4_0 and Q5_0 have one step less above zero than below: there they are off by a whole one.
+    spread = np.ptp(values, axis=1) if name.endswith("_1") else 2 * np.abs(values).max(axis=1)
     worst = np.abs(form.unpack(form.pack(values)) - values).max(axis=1)
     assert (worst <= spread / steps * 0.52 + 2e-3).all()
 
@@ -67,25 +107,42 @@ def test_packing_is_off_by_half_a_step_or_little_more(name, steps):
 )
 def test_packing_equals_the_gguf_package(name, expected):
     ramp = np.linspace(-1, 1, 32, dtype=np.float32)[None]
-    assert formats.get(name).pack(ramp).tobytes().hex() == expected
+    assert formats.get_packing(name).pack(ramp).tobytes().hex() == expected
 
 
-@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_blocks_of_zeros_and_of_one_value(name):
-    form = formats.get(name)
+    form = formats.get_packing(name)
     values = np.repeat(np.array([[0.0], [3.0]], np.float32), 32, axis=1)
     np.testing.assert_allclose(form.unpack(form.pack(values)), values, rtol=1e-3)
 
 
 def test_bf16_rounds_ties_to_even_and_keeps_nan():
     bits = np.array([[0x3F808000, 0x3F818000, 0x7F800001, 0x7F7FFFFF]], np.uint32)
-    packed = formats.get("BF16").pack(bits.view(np.float32)).view("<u2")
+    packed = formats.get_packing("BF16").pack(bits.view(np.float32)).view("<u2")
     assert packed.tolist() == [[0x3F80, 0x3F82, 0x7FC0, 0x7F80]]
 
 
 def test_an_unknown_format_lists_what_exists():
-    with pytest.raises(KeyError, match=r"Q4_K.*F32, F16, BF16, Q8_0, Q4_0, Q4_1"):
-        formats.get("Q4_K")
+    with pytest.raises(KeyError, match=r"Q9_9.*F32, F16, BF16, Q8_0, Q4_0, Q4_1"):
+        formats.get("Q9_9")
+
+
+def test_formats_that_cannot_be_written_say_so():
+    with pytest.raises(KeyError, match=r"Q4_K.*cannot be written.*Q8_0, Q4_0, Q4_1"):
+        formats.get_packing("Q4_K")
+
+
+def test_a_format_is_imported_when_it_is_asked_for():
+    program = (
+        "import sys; from pagemill.weights import formats; formats.get('Q4_1');"
+        "print([name for name in sys.modules if name.startswith('pagemill.weights.formats.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    expected = [f"pagemill.weights.formats.{name}" for name in ("blocks", "q4_1")]
+    assert done.stdout.strip() == str(expected)
 
 
 def test_rows_of_broken_blocks_are_refused():

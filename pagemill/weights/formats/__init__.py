@@ -1,21 +1,20 @@
 """What the bytes of a stored matrix mean: one module per format, found by its name.
 
 A format stores each row by itself, as blocks of BLOCK_SIZE elements in BLOCK_BYTES bytes. Modules
-here are the definition that every kernel is held to, so they are written for reading, in numpy.
+here are the definition that every kernel is held to, so they are written for reading, in numpy. A
+module is imported when its format is first asked for.
 Must not know: files, matrices as parts of a network, and anything else of ours.
 """
 
-from types import MappingProxyType
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pagemill.weights.formats import bf16, f16, f32, q4_0, q4_1, q8_0
-
 
 class Format(Protocol):
-    """What each module of this package offers."""
+    """What each module of this package offers that is named after a format."""
 
     @property
     def NAME(self) -> str: ...
@@ -30,26 +29,41 @@ class Format(Protocol):
         """(rows, bytes per row) -> (rows, K), exactly what the bytes mean."""
         ...
 
+
+class PackingFormat(Format, Protocol):
+    """A format that can also be written."""
+
     def pack(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
         """(rows, K) -> (rows, bytes per row), rounded to nearest; K is whole blocks."""
         ...
 
 
-_MODULES: tuple[Format, ...] = (f32, f16, bf16, q8_0, q4_0, q4_1)
-_BY_NAME = MappingProxyType({module.NAME: module for module in _MODULES})
+_PACKING = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+_READ_ONLY = ("Q4_K", "Q5_K", "Q6_K")
 
 
 def names() -> tuple[str, ...]:
     """Names of all formats that can be unpacked."""
-    return tuple(_BY_NAME)
+    return _PACKING + _READ_ONLY
+
+
+def packing_names() -> tuple[str, ...]:
+    """Names of all formats that can be packed."""
+    return _PACKING
 
 
 def get(name: str) -> Format:
     """The format called `name`; KeyError lists what exists."""
-    try:
-        return _BY_NAME[name]
-    except KeyError:
-        raise KeyError(f"format {name!r} is unknown; there are {', '.join(_BY_NAME)}") from None
+    if name not in names():
+        raise KeyError(f"format {name!r} is unknown; there are {', '.join(names())}")
+    return cast(Format, import_module(f"{__name__}.{name.lower()}"))
+
+
+def get_packing(name: str) -> PackingFormat:
+    """The format called `name`, to write it; KeyError lists what can be written."""
+    if name not in _PACKING:
+        raise KeyError(f"format {name!r} cannot be written; there are {', '.join(_PACKING)}")
+    return cast(PackingFormat, import_module(f"{__name__}.{name.lower()}"))
 
 
 def bytes_per_row(name: str, k: int) -> int:

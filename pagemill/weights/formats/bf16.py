@@ -12,8 +12,9 @@ BLOCK_BYTES: Final = 2
 
 def unpack(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(rows, 2 K) bytes -> (rows, K)."""
-    upper = np.ascontiguousarray(raw).view("<u2").astype(np.uint32)
-    return (upper << np.uint32(16)).view(np.float32)
+    bits = np.ascontiguousarray(raw).view("<u2").astype(np.uint32)
+    bits <<= np.uint32(16)
+    return bits.view(np.float32)
 
 
 def pack(values: NDArray[np.float32]) -> NDArray[np.uint8]:

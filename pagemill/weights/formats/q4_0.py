@@ -7,29 +7,41 @@ half.
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pagemill.weights.formats.blocks import (
+    Bytes,
+    Float32,
+    half,
+    half_bytes,
+    join_bits,
+    pack_rows,
+    split_bits,
+    unpack_rows,
+)
 
 NAME: Final = "Q4_0"
 BLOCK_SIZE: Final = 32
 BLOCK_BYTES: Final = 18
 
 
-def unpack(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+def unpack(raw: Bytes) -> Float32:
     """(rows, 18 B) bytes -> (rows, 32 B)."""
-    rows = raw.shape[0]
-    blocks = np.ascontiguousarray(raw).reshape(-1, BLOCK_BYTES)
-    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)  # (blocks, 1)
-    nibbles = np.concatenate([blocks[:, 2:] & 0x0F, blocks[:, 2:] >> 4], axis=1)  # (blocks, 32)
-    return ((nibbles.astype(np.float32) - np.float32(8)) * scale).reshape(rows, -1)
+    return unpack_rows(raw, BLOCK_SIZE, BLOCK_BYTES, _unpack)
 
 
-def pack(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _unpack(blocks: Bytes, out: Float32) -> None:
+    quants = split_bits(blocks[:, 2:], 4, 16).view(np.int8) - np.int8(8)
+    np.multiply(quants, half(blocks, 0), out=out)
+
+
+def pack(values: Float32) -> Bytes:
     """(rows, 32 B) -> (rows, 18 B) bytes. The largest magnitude of a block becomes -8."""
-    rows = values.shape[0]
-    blocks = np.asarray(values, dtype=np.float32).reshape(-1, BLOCK_SIZE)
+    return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)
+
+
+def _pack(blocks: Float32) -> Bytes:
     widest = np.abs(blocks).argmax(axis=1, keepdims=True)
     scale = np.take_along_axis(blocks, widest, axis=1) / np.float32(-8)
     inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    quants = np.minimum(15, (blocks * inverse + np.float32(8.5)).astype(np.int8)).astype(np.uint8)
-    halves = quants[:, :16] | (quants[:, 16:] << 4)
-    return np.concatenate([scale.astype("<f2").view(np.uint8), halves], axis=1).reshape(rows, -1)
+    quants = np.minimum(15, (blocks * inverse + np.float32(8.5)).astype(np.int8)).view(np.uint8)
+    return np.concatenate([half_bytes(scale), join_bits(quants, 4, 16)], axis=1)
