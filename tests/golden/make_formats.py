@@ -15,7 +15,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from random_blocks import HALVES, random_blocks
+from random_blocks import MASKS, random_blocks
 
 HERE = Path(__file__).parent
 BLOCKS = 200
@@ -23,7 +23,7 @@ BLOCKS = 200
 
 def main() -> None:
     golden: dict[str, np.ndarray] = {}
-    for name in HALVES:
+    for name in MASKS:
         kind = gguf.GGMLQuantizationType[name]
         blocks = random_blocks(name, BLOCKS, gguf.GGML_QUANT_SIZES[kind][1])
         values = gguf.quants.dequantize(blocks, kind).astype("<f4")

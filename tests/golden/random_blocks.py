@@ -1,18 +1,34 @@
-"""Random blocks of every quantized format, the same on every machine and with every numpy."""
+"""Random blocks of quantized formats, the same on every machine and with every numpy."""
 
 import random
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Where a format keeps half-precision numbers. Their exponents are set to moderate ones: random bits
-# also make infinities.
-HALVES = {
-    "Q5_0": (0,),
-    "Q5_1": (0, 2),
-    "Q4_K": (0, 2),
-    "Q5_K": (0, 2),
-    "Q6_K": (208,),
+# Random bits also make infinities. Of these bytes, what the first mask has is kept and the second
+# is set, so that exponents are moderate: half-precision ones are 9 to 15 of 31.
+_HALF = (0x83, 0x24)
+MASKS = {
+    "Q5_0": {1: _HALF},
+    "Q5_1": {1: _HALF, 3: _HALF},
+    "Q2_K": {81: _HALF, 83: _HALF},
+    "Q3_K": {109: _HALF},
+    "Q4_K": {1: _HALF, 3: _HALF},
+    "Q5_K": {1: _HALF, 3: _HALF},
+    "Q6_K": {209: _HALF},
+    "IQ4_NL": {1: _HALF},
+    "IQ4_XS": {1: _HALF},
+    "MXFP4": {0: (0x1F, 0x60)},
+    "NVFP4": {},
+    "TQ1_0": {53: _HALF},
+    "TQ2_0": {65: _HALF},
+    "IQ3_S": {1: _HALF},
+    "IQ3_XXS": {1: _HALF},
+    "IQ2_S": {1: _HALF},
+    "IQ2_XS": {1: _HALF},
+    "IQ2_XXS": {1: _HALF},
+    "IQ1_S": {1: _HALF},
+    "IQ1_M": {55: (0x8F, 0x30)},
 }
 
 
@@ -20,6 +36,6 @@ def random_blocks(name: str, count: int, block_bytes: int) -> NDArray[np.uint8]:
     """(count, block_bytes)"""
     raw = random.Random(name).randbytes(count * block_bytes)
     blocks = np.frombuffer(raw, np.uint8).reshape(count, block_bytes).copy()
-    for at in HALVES[name]:
-        blocks[:, at + 1] = blocks[:, at + 1] & 0x83 | 0x24  # exponents 9 to 15 of 31
+    for at, (kept, set_) in MASKS[name].items():
+        blocks[:, at] = blocks[:, at] & kept | set_
     return blocks

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pagemill.weights import formats
-from tests.golden.random_blocks import HALVES, random_blocks
+from pagemill.weights.ggml import TYPES
+from tests.golden.random_blocks import MASKS, random_blocks
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "formats.npz"
@@ -28,6 +29,9 @@ BLOCKS = {
     ),
     "Q4_0": (struct.pack("<e", 0.25) + NIBBLES, (np.r_[UP, DOWN] - 8) * 0.25),
     "Q4_1": (struct.pack("<ee", 0.25, -1.5) + NIBBLES, np.r_[UP, DOWN] * 0.25 - 1.5),
+    # Bits 1, 0, 1, 0 ... and numbers 3, 2, 1, 0, 3, ...
+    "Q1_0": (struct.pack("<e", 0.25) + b"\x55" * 16, np.tile([0.25, -0.25], 64)),
+    "Q2_0": (struct.pack("<e", 0.25) + b"\x1b" * 16, np.tile([0.5, 0.25, 0.0, -0.25], 16)),
 }
 
 
@@ -40,7 +44,7 @@ def test_a_block_means_what_the_format_says(name):
     np.testing.assert_array_equal(values, np.stack([expected, expected]).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", MASKS)
 def test_random_blocks_mean_what_the_gguf_package_says(name):
     form = formats.get(name)
     with np.load(GOLDEN) as golden:
@@ -52,13 +56,21 @@ def test_random_blocks_mean_what_the_gguf_package_says(name):
 
 
 def test_every_format_is_held_to_something():
-    assert set(formats.names()) == BLOCKS.keys() | HALVES.keys()
+    assert set(formats.names()) == BLOCKS.keys() | MASKS.keys()
+
+
+def test_every_type_of_real_numbers_has_a_format():
+    sizes = {name: (size, nbytes) for name, size, nbytes in TYPES.values()}
+    for name in ("I8", "I16", "I32", "I64", "F64"):
+        del sizes[name]
+    found = map(formats.get, formats.names())
+    assert {form.NAME: (form.BLOCK_SIZE, form.BLOCK_BYTES) for form in found} == sizes
 
 
 @pytest.mark.parametrize("name", formats.names())
 def test_rows_of_any_number_are_unpacked_alike(name):
     form = formats.get(name)
-    few = 4 * form.BLOCK_SIZE
+    few = 2 * form.BLOCK_SIZE
     many = (1 << 16) // few + 3  # more than one slab, and a rest
     source = np.random.default_rng(4)
     raw = source.integers(0, 36, (many, formats.bytes_per_row(name, few)), dtype=np.uint8)
@@ -73,10 +85,10 @@ def test_rows_of_any_number_are_unpacked_alike(name):
 @pytest.mark.parametrize("name", formats.packing_names())
 def test_packing_again_changes_nothing(name):
     form = formats.get_packing(name)
-    values = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
+    values = np.random.default_rng(1).standard_normal((4, 512)).astype(np.float32)
     once = form.unpack(form.pack(values))
     np.testing.assert_allclose(form.unpack(form.pack(once)), once, rtol=2e-3, atol=1e-6)
-    assert form.pack(values).shape == (4, formats.bytes_per_row(name, 64))
+    assert form.pack(values).shape == (4, formats.bytes_per_row(name, 512))
 
 
 @pytest.mark.parametrize(
@@ -129,8 +141,8 @@ def test_an_unknown_format_lists_what_exists():
 
 
 def test_formats_that_cannot_be_written_say_so():
-    with pytest.raises(KeyError, match=r"Q4_K.*cannot be written.*Q8_0, Q4_0, Q4_1"):
-        formats.get_packing("Q4_K")
+    with pytest.raises(KeyError, match=r"IQ1_S.*cannot be written.*Q8_0, Q4_0, Q4_1"):
+        formats.get_packing("IQ1_S")
 
 
 def test_a_format_is_imported_when_it_is_asked_for():
