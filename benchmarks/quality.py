@@ -18,15 +18,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pagemill import _native, models
+from pagemill.checkpoint import Part, WeightSource
 from pagemill.hub.names import Name
 from pagemill.hub.store import Store
 from pagemill.ops.cpu import CpuOps
-from pagemill.ops.interface import Array, Float32, Int32, Ops, Step, Weight, WeightSource
+from pagemill.ops.interface import Array, Float32, Int32, Ops, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps
 from pagemill.text.tokenizer import Tokenizer
 from pagemill.types import ModelCard
@@ -53,9 +55,18 @@ class WholeReference(ReferenceOps):
 class HalfCacheReference(WholeReference):
     """Keys and values are rounded to fp16, as the cpu backend's cache holds them."""
 
-    def attention(self, q: Array, k: Array, v: Array, kv: Array, step: Step, scale: float) -> Array:
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: Array,
+        step: Step,
+        scoring: Scoring,
+        sinks: Array | None = None,
+    ) -> Array:
         k, v = (side.astype(np.float16).astype(np.float32) for side in (k, v))
-        return super().attention(q, k, v, kv, step, scale)
+        return super().attention(q, k, v, kv, step, scoring, sinks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +102,11 @@ class FloatSource:
     def __init__(self, source: WeightSource) -> None:
         self._source = source
 
-    def has(self, name: str) -> bool:
-        return self._source.has(name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
-    def vector(self, name: str) -> Float32:
-        return self._source.vector(name)
-
-    def matrix(self, *names: str) -> Weight:
-        stored = self._source.matrix(*names)
+    def matrix(self, *parts: Part, k: int) -> Weight:
+        stored = self._source.matrix(*parts, k=k)
         parts = [
             formats.get(name).unpack(part.reshape(rows, -1))
             for name, part, rows in zip(stored.formats, stored.parts, stored.rows, strict=True)
@@ -314,7 +322,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = _arguments()
-    checkpoint = open_model(args.model)
+    checkpoint = open_model(args.model, models)
     text = args.text.read_text("utf-8") if args.text else documentation()
     windows = windows_of(checkpoint, text, args.windows, args.window)
     digest = hashlib.sha256(windows.tobytes()).hexdigest()[:12]

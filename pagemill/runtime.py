@@ -313,9 +313,10 @@ def _served_name(given: str, stored: StoredModel) -> str:
 
 def _read_header(path: str) -> tuple[ModelCard, Mapping[str, Any]]:
     # Imported here: numpy is not needed before a model is.
+    from pagemill import models
     from pagemill.weights.load import open_model
 
-    checkpoint = open_model(path)
+    checkpoint = open_model(path, models)
     return checkpoint.card, checkpoint.metadata
 
 

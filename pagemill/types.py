@@ -135,7 +135,7 @@ class ModelCard:
     """What a model file says of its network, checked by the reader. Sizes count elements."""
 
     name: str
-    architecture: str  # "llama"
+    architecture: str  # "llama", as GGUF files call it
     quantization: str  # of most weights: "Q4_1"
     parameters: int
     weights_bytes: int
@@ -149,9 +149,13 @@ class ModelCard:
     head_dim: int
     rope_dim: int
     rope_theta: float
-    rms_eps: float
+    norm_eps: float
     tied_embeddings: bool
     license: str = ""
+    experts: int = 0  # of each mixture; 0: none
+    experts_used: int = 0  # a token
+    kv_elements: int = 0  # that one token adds to the cache: keys and values of all layers
+    pooling: str = ""  # "mean", "cls", "last": vectors; "rank": scores; "": it writes text
 
 
 @dataclass(frozen=True, slots=True)

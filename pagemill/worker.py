@@ -21,7 +21,7 @@ def main(handle: int) -> None:
 
 def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
     """Load a model as planned. Raises BadModelFile, Unsupported; MemoryError when it is too big."""
-    checkpoint = open_model(plan.model_path)
+    checkpoint = open_model(plan.model_path, models)
     card = checkpoint.card
     ops = _new_ops(plan)
     model = models.build(card, ops, checkpoint.source)
@@ -58,5 +58,5 @@ def _new_ops(plan: EnginePlan) -> Ops:
             raise Unsupported(
                 f"the native kernels cannot be loaded ({error}); --backend reference needs none"
             ) from error
-        return CpuOps(threads=plan.threads)
+        return CpuOps(threads=plan.threads)  # type: ignore[return-value]
     raise Unsupported(f"there is no backend {plan.backend!r}; there are cpu and reference")

@@ -7,16 +7,19 @@ answer.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pagemill.checkpoint import Part
 from pagemill.engine.engine import Engine
 from pagemill.models import build
 from pagemill.ops.interface import Float32, Int32, Ops, Sampled, SampleRows, Step, Weight
 from pagemill.ops.reference import ReferenceOps
 from pagemill.types import Delta, EnginePlan, ModelCard, Request, SamplingParams
+from pagemill.weights.keys import MetadataKeys
 from tests.samples import TINY_CARD
 
 Checksums = NDArray[np.uint32]
@@ -94,7 +97,13 @@ class GreedyOps:
 class TinySource:
     """A checkpoint of random float32 tensors for a card; equal seeds are equal networks."""
 
-    def __init__(self, card: ModelCard, seed: int = 0, extra: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        seed: int = 0,
+        extra: tuple[str, ...] = (),
+        keys: Mapping[str, Any] | None = None,
+    ) -> None:
         rng = np.random.default_rng(seed)
         hidden, ffn = card.hidden_size, card.ffn_size
         kv_size, q_size = card.kv_heads * card.head_dim, card.heads * card.head_dim
@@ -123,14 +132,25 @@ class TinySource:
             for name, shape in shapes.items()
         }
 
+        self.keys = MetadataKeys(dict(keys or {}), "tiny")
+
     def has(self, name: str) -> bool:
         return name in self.tensors
 
-    def matrix(self, *names: str) -> Weight:
-        return f32_weight(*(self.tensors[name] for name in names))
+    def matrix(self, *parts: Part, k: int) -> Weight:
+        for name, rows in parts:
+            assert self.tensors[name].shape == (rows, k), name
+        return f32_weight(*(self.tensors[name] for name, _ in parts))
 
-    def vector(self, name: str) -> Float32:
-        return self.tensors[name]
+    def experts(self, *parts: Part, k: int, count: int) -> Iterator[Weight]:
+        for expert in range(count):
+            yield f32_weight(*(self.tensors[name][expert] for name, _ in parts))
+
+    def vector(self, *parts: Part) -> Float32:
+        return np.concatenate([self.tensors[name].reshape(-1) for name, _ in parts])
+
+    def unused(self) -> Sequence[str]:
+        return ()
 
 
 def f32_weight(*matrices: Float32) -> Weight:

@@ -19,8 +19,9 @@ TINY_CARD = ModelCard(
     head_dim=4,
     rope_dim=4,
     rope_theta=10000.0,
-    rms_eps=1e-5,
+    norm_eps=1e-5,
     tied_embeddings=True,
+    kv_elements=2 * 2 * 2 * 4,
 )
 SMOLLM2_CARD = ModelCard(
     name="SmolLM2",
@@ -38,8 +39,9 @@ SMOLLM2_CARD = ModelCard(
     head_dim=64,
     rope_dim=64,
     rope_theta=100000.0,
-    rms_eps=1e-5,
+    norm_eps=1e-5,
     tied_embeddings=True,
+    kv_elements=30 * 2 * 3 * 64,
 )
 
 

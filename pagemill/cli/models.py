@@ -146,10 +146,11 @@ def card_lines(card: ModelCard, stored: StoredModel) -> str:
 
 def show(name: str, settings: Settings, what: str) -> str:
     """The answer of `show`: "card", "template", "license" or "metadata"."""
+    from pagemill import models
     from pagemill.weights.load import open_model
 
     stored = required(name, settings)
-    checkpoint = open_model(stored.path)
+    checkpoint = open_model(stored.path, models)
     metadata = checkpoint.metadata
     match what:
         case "template":

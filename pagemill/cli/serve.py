@@ -71,12 +71,13 @@ def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
         names = ", ".join(str(model.name) for model in stored)
         return [f"Loaded on first use: {names}" if names else NO_MODELS]
 
+    from pagemill import models
     from pagemill.runtime import plan_for
     from pagemill.weights.load import open_model
 
     lines: list[str] = []
     for model in named:
-        card = open_model(model.path).card
+        card = open_model(model.path, models).card
         plan = plan_for(settings.engine, card, str(model.path))
         lines += plan_lines(str(model.name), card, plan)
     return lines

@@ -83,7 +83,7 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
 def kv_bytes_per_token(card: ModelCard, backend: str = "cpu") -> int:
     """Keys and values of one token in all layers: float16, or float32 on the reference."""
     element_size = 4 if backend == "reference" else 2
-    return card.layers * 2 * card.kv_heads * card.head_dim * element_size
+    return card.kv_elements * element_size
 
 
 def _num_pages(

@@ -1,28 +1,33 @@
 """Networks, each written once against `ops.interface`.
 
-Owns the forward passes and which tensors they take from a checkpoint. Must not know: how a file
-stores tensors, how an operation is computed, who asks. No module here imports an array library.
+Owns the forward passes, which tensors and settings they take from a checkpoint, and what their
+files look like. Must not know: how a file stores tensors, how an operation is computed, who asks.
+No module here imports an array library.
 
-A new architecture is a new module whose name is the architecture's name in model files and whose
-`MODEL` is the network's class. Nothing else is to be edited.
+A new architecture is a new module with two names: `MODEL`, the network's class, and `FAMILIES`,
+what its files look like (see `pagemill.checkpoint`). The module is called as GGUF files call the
+architecture, with "_" for "-". Nothing else is to be edited.
 """
 
 import importlib
 import pkgutil
+from types import ModuleType
 from typing import Protocol
 
+from pagemill.checkpoint import Family, WeightSource
 from pagemill.errors import Unsupported
-from pagemill.ops.interface import Array, Ops, Step, WeightSource
+from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
-_SHARED = frozenset({"layers"})  # modules that are parts of networks, not networks
+_SHARED = frozenset({"layers", "rotary"})  # modules that are parts of networks, not networks
 
 
 class Model(Protocol):
     """A network with its weights on a backend."""
 
     def __call__(self, step: Step, kv: Array) -> Array:
-        """(S, V) logits of the sampled rows; stores the step's keys and values in `kv`."""
+        """(S, V) logits of the sampled rows; stores the step's keys and values in `kv`. A network
+        whose card has a `pooling` gives one vector (S, N) a row instead."""
         ...
 
     def new_kv(self, num_pages: int, page_size: int) -> Array:
@@ -31,18 +36,60 @@ class Model(Protocol):
 
 
 def architectures() -> list[str]:
-    """Names of the architectures that exist, as model files write them."""
+    """Names of the modules that are networks."""
     names = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name for name in names if name not in _SHARED)
 
 
+def family(architecture: str) -> Family:
+    """What files of an architecture look like, by GGUF's name. Unsupported lists what exists."""
+    for known in _module(architecture).FAMILIES:
+        if known.name == architecture:
+            found: Family = known
+            return found
+    raise _unknown(architecture)
+
+
+def family_of_class(name: str) -> Family:
+    """The family of a class that config.json names. Unsupported lists what exists."""
+    classes = []
+    for architecture in architectures():
+        for known in _module(architecture).FAMILIES:
+            if name in known.classes:
+                found: Family = known
+                return found
+            classes += known.classes
+    raise Unsupported(
+        f"architecture {ascii(name)[:64]} is not supported; supported: {', '.join(sorted(classes))}"
+    )
+
+
 def build(card: ModelCard, ops: Ops, source: WeightSource) -> Model:
-    """The network that `card` describes, with its weights loaded. Unsupported lists what exists."""
-    if card.architecture not in architectures():
+    """The network that `card` describes, with its weights loaded.
+
+    Unsupported lists what exists, or names a tensor that the network has no place for: one that is
+    passed over in silence is a wrong answer.
+    """
+    model: Model = _module(card.architecture).MODEL(card, ops, source)
+    unused = source.unused()
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         raise Unsupported(
-            f"architecture {card.architecture!r} is not supported; "
-            f"supported: {', '.join(architectures())}"
+            f"tensor {ascii(unused[0])[:80]}{more} has no place in architecture "
+            f"{card.architecture!r}"
         )
-    module = importlib.import_module(f"{__name__}.{card.architecture}")
-    model: Model = module.MODEL.load(card, ops, source)
     return model
+
+
+def _module(architecture: str) -> ModuleType:
+    name = architecture.replace("-", "_")
+    if name not in architectures():
+        raise _unknown(architecture)
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _unknown(architecture: str) -> Unsupported:
+    return Unsupported(
+        f"architecture {ascii(architecture)[:64]} is not supported; "
+        f"supported: {', '.join(architectures())}"
+    )

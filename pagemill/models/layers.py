@@ -1,72 +1,161 @@
 """Parts that networks share. Each takes its weights from a checkpoint when it is made.
 
 Tensors have GGUF's names: "blk.3.attn_q" is the query matrix of layer 3. Matrices that read the
-same input are fused at load, so a layer is few operations. Must not know: which network it is part
-of.
+same input are fused at load, so a layer is few operations. A relative overrides what differs: a
+class attribute, or one short method. Must not know: which network it is part of.
 """
 
-from pagemill.ops.interface import Array, Ops, Rope, Step, WeightSource
+from pagemill.checkpoint import WeightSource
+from pagemill.models.rotary import rotary
+from pagemill.ops.interface import Activation, Array, Ops, Rope, Scoring, Step
 from pagemill.types import ModelCard
 
 
-class Norm:
+class Linear:
+    """A product with a matrix of stacked tensors, and their biases where the checkpoint has them:
+    of all or of none."""
+
+    def __init__(self, ops: Ops, source: WeightSource, *parts: tuple[str, int], k: int) -> None:
+        self.ops = ops
+        self.weight = ops.upload(source.matrix(*parts, k=k))
+        self.bias = None
+        if any(source.has(f"{name}.bias") for name, _ in parts):
+            biases = [(f"{name}.bias", rows) for name, rows in parts]
+            self.bias = ops.vector(source.vector(*biases))
+
+    def __call__(self, x: Array) -> Array:
+        y = self.ops.linear(x, self.weight)
+        return y if self.bias is None else self.ops.bias(y, self.bias)
+
+
+class RmsNorm:
     """RMS norm with a learned scale."""
 
-    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, name: str) -> None:
-        self.ops, self.eps = ops, card.rms_eps
-        self.weight = ops.vector(source.vector(name))
+    def __init__(
+        self, card: ModelCard, ops: Ops, source: WeightSource, name: str, size: int = 0
+    ) -> None:
+        self.ops, self.eps = ops, card.norm_eps
+        self.weight = ops.vector(source.vector((name, size or card.hidden_size)))
 
     def __call__(self, x: Array) -> Array:
         return self.ops.rms_norm(x, self.weight, self.eps)
 
 
-class Attention:
-    """Grouped-query attention with rotary positions over paged keys and values."""
+class LayerNorm:
+    """Layer norm with a learned scale and, where the checkpoint has one, a shift."""
 
     def __init__(
-        self, card: ModelCard, ops: Ops, source: WeightSource, index: int, rope: Rope
+        self, card: ModelCard, ops: Ops, source: WeightSource, name: str, size: int = 0
     ) -> None:
-        self.ops, self.rope, self.index = ops, rope, index
+        self.ops, self.eps = ops, card.norm_eps
+        size = size or card.hidden_size
+        self.weight = ops.vector(source.vector((name, size)))
+        self.shift = None
+        if source.has(f"{name}.bias"):
+            self.shift = ops.vector(source.vector((f"{name}.bias", size)))
+
+    def __call__(self, x: Array) -> Array:
+        return self.ops.layer_norm(x, self.weight, self.shift, self.eps)
+
+
+class Attention:
+    """Grouped-query attention with rotary positions over paged keys and values.
+
+    A relative sets `scoring`, `sinks` or `rope` (None: no rotation) after `__init__`, or overrides
+    `adjust`, which sees queries and keys before they are rotated.
+    """
+
+    scoring: Scoring
+    rope: Rope | None
+    sinks: Array | None = None
+
+    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
+        self.ops, self.index = ops, index
         self.heads, self.kv_heads, self.head_dim = card.heads, card.kv_heads, card.head_dim
-        self.scale = card.head_dim**-0.5
-        at = f"blk.{index}"
-        self.qkv = ops.upload(source.matrix(f"{at}.attn_q", f"{at}.attn_k", f"{at}.attn_v"))
-        self.output = ops.upload(source.matrix(f"{at}.attn_output"))
+        self.scoring = Scoring(card.head_dim**-0.5)
+        value_dim = source.keys.whole("attention.value_length", 1, 1 << 16, card.head_dim)
+        if value_dim != card.head_dim:
+            what = f"is {value_dim}; heads whose keys have another length, {card.head_dim}, cannot"
+            raise source.keys.unsupported("attention.value_length", f"{what} be run")
+        self.rope = rotary(card, source)
+        q_rows, kv_rows = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.qkv = self.projection(card, source, q_rows, kv_rows)
+        name = f"blk.{index}.attn_output"
+        self.output = Linear(ops, source, (name, card.hidden_size), k=q_rows)
+
+    def projection(
+        self, card: ModelCard, source: WeightSource, q_rows: int, kv_rows: int
+    ) -> Linear:
+        """The product that gives queries, keys and values, in this order."""
+        at = f"blk.{self.index}"
+        parts = [(f"{at}.attn_q", q_rows), (f"{at}.attn_k", kv_rows), (f"{at}.attn_v", kv_rows)]
+        if source.has(f"{at}.attn_qkv"):  # fused in the file already
+            parts = [(f"{at}.attn_qkv", q_rows + 2 * kv_rows)]
+        return Linear(self.ops, source, *parts, k=card.hidden_size)
+
+    def adjust(self, q: Array, k: Array) -> tuple[Array, Array]:
+        """q (T, H, D) and k (T, G, D) before rotation."""
+        return q, k
 
     def __call__(self, x: Array, step: Step, kv: Array) -> Array:
         ops, num_tokens, dim = self.ops, x.shape[0], self.head_dim
         q_end = self.heads * dim
         k_end = q_end + self.kv_heads * dim
-        qkv = ops.linear(x, self.qkv)  # (T, q_end + 2 * kv_heads * dim)
+        qkv = self.qkv(x)  # (T, q_end + 2 * kv_heads * dim)
         q = qkv[:, :q_end].reshape(num_tokens, self.heads, dim)
         k = qkv[:, q_end:k_end].reshape(num_tokens, self.kv_heads, dim)
         v = qkv[:, k_end:].reshape(num_tokens, self.kv_heads, dim)
-        q = ops.rope(q, step.positions, self.rope)
-        k = ops.rope(k, step.positions, self.rope)
-        y = ops.attention(q, k, v, kv[self.index], step, self.scale)  # (T, heads, dim)
-        return ops.linear(y.reshape(num_tokens, q_end), self.output)
+        q, k = self.adjust(q, k)
+        if self.rope is not None:
+            q = ops.rope(q, step.positions, self.rope)
+            k = ops.rope(k, step.positions, self.rope)
+        y = self.attend(q, k, v, step, kv)  # (T, heads, dim)
+        return self.output(y.reshape(num_tokens, q_end))
+
+    def attend(self, q: Array, k: Array, v: Array, step: Step, kv: Array) -> Array:
+        return self.ops.attention(q, k, v, kv[self.index], step, self.scoring, self.sinks)
+
+
+class GatedFeedForward:
+    """The gated feed-forward network: down(activation(gate(x)) * up(x))."""
+
+    activation: Activation = "silu"
+
+    def __init__(
+        self,
+        card: ModelCard,
+        ops: Ops,
+        source: WeightSource,
+        index: int,
+        size: int = 0,
+        suffix: str = "",
+    ) -> None:
+        """`size` is the inner width when it is not the card's; `suffix` is of the tensors' names:
+        "_shexp" for shared experts."""
+        self.ops = ops
+        at, size = f"blk.{index}", size or card.ffn_size
+        gate, up = f"{at}.ffn_gate{suffix}", f"{at}.ffn_up{suffix}"
+        parts = [(gate, size), (up, size)]
+        if not source.has(gate):  # fused in the file already, gate first
+            parts = [(up, 2 * size)]
+        self.gate_up = Linear(ops, source, *parts, k=card.hidden_size)
+        self.down = Linear(ops, source, (f"{at}.ffn_down{suffix}", card.hidden_size), k=size)
+
+    def __call__(self, x: Array) -> Array:
+        inner = self.ops.act_mul(self.gate_up(x), self.activation)  # (T, size)
+        return self.down(inner)
 
 
 class FeedForward:
-    """The gated feed-forward network: down(silu(gate(x)) * up(x))."""
+    """The plain feed-forward network: down(activation(up(x)))."""
 
-    def __init__(self, ops: Ops, source: WeightSource, index: int) -> None:
+    activation: Activation = "gelu"
+
+    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
         self.ops = ops
-        at = f"blk.{index}"
-        self.gate_up = ops.upload(source.matrix(f"{at}.ffn_gate", f"{at}.ffn_up"))
-        self.down = ops.upload(source.matrix(f"{at}.ffn_down"))
+        up, down = f"blk.{index}.ffn_up", f"blk.{index}.ffn_down"
+        self.up = Linear(ops, source, (up, card.ffn_size), k=card.hidden_size)
+        self.down = Linear(ops, source, (down, card.hidden_size), k=card.ffn_size)
 
     def __call__(self, x: Array) -> Array:
-        inner = self.ops.silu_mul(self.ops.linear(x, self.gate_up))  # (T, ffn_size)
-        return self.ops.linear(inner, self.down)
-
-
-def rotary(card: ModelCard, source: WeightSource) -> Rope:
-    """Rotary frequencies, stretched by the checkpoint's factors where it has some (Llama 3.1)."""
-    half = card.rope_dim // 2
-    factors = [float(f) for f in source.vector("rope_freqs")] if source.has("rope_freqs") else []
-    return Rope(
-        tuple(
-            card.rope_theta ** (-i / half) / (factors[i] if factors else 1.0) for i in range(half)
-        )
-    )
+        return self.down(self.ops.act(self.up(x), self.activation))

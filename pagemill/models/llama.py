@@ -5,21 +5,25 @@ unchanged on every backend and can be recorded by one. The gather `x[step.out_ro
 index that is an array.
 """
 
-from pagemill.models.layers import Attention, FeedForward, Norm, rotary
-from pagemill.ops.interface import Array, Ops, Rope, Step, WeightSource
+from collections.abc import Mapping, Sequence
+
+from pagemill.checkpoint import Family, Keys, Origin, WeightSource, neighbours_to_halves
+from pagemill.models.layers import Attention, GatedFeedForward, RmsNorm
+from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
 
 class LlamaLayer:
     """One transformer layer. A relative that differs here overrides what differs."""
 
-    def __init__(
-        self, card: ModelCard, ops: Ops, source: WeightSource, index: int, rope: Rope
-    ) -> None:
-        self.attention_norm = Norm(card, ops, source, f"blk.{index}.attn_norm")
-        self.attention = Attention(card, ops, source, index, rope)
-        self.ffn_norm = Norm(card, ops, source, f"blk.{index}.ffn_norm")
-        self.ffn = FeedForward(ops, source, index)
+    attention_type = Attention
+    ffn_type = GatedFeedForward
+
+    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
+        self.attention_norm = RmsNorm(card, ops, source, f"blk.{index}.attn_norm")
+        self.attention = self.attention_type(card, ops, source, index)
+        self.ffn_norm = RmsNorm(card, ops, source, f"blk.{index}.ffn_norm")
+        self.ffn = self.ffn_type(card, ops, source, index)
 
     def __call__(self, x: Array, step: Step, kv: Array) -> Array:
         x = x + self.attention(self.attention_norm(x), step, kv)
@@ -32,32 +36,44 @@ class Llama:
     layer_type = LlamaLayer
 
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource) -> None:
+        """Takes the weights over, one matrix at a time. BadModelFile names what is missing."""
         self.card, self.ops = card, ops
-        rope = rotary(card, source)
-        self.embedding = ops.upload(source.matrix("token_embd"), table=True)
-        self.layers = [
-            self.layer_type(card, ops, source, index, rope) for index in range(card.layers)
-        ]
-        self.norm = Norm(card, ops, source, "output_norm")
-        tied = card.tied_embeddings
-        self.head = self.embedding if tied else ops.upload(source.matrix("output"))
-
-    @classmethod
-    def load(cls, card: ModelCard, ops: Ops, source: WeightSource) -> "Llama":
-        """Take the weights over, one matrix at a time. BadModelFile names what is missing."""
-        return cls(card, ops, source)
+        table = ("token_embd", card.vocab_size)
+        self.embedding = ops.upload(source.matrix(table, k=card.hidden_size), table=True)
+        self.layers = [self.layer_type(card, ops, source, index) for index in range(card.layers)]
+        self.norm = RmsNorm(card, ops, source, "output_norm")
+        self.head = self.embedding
+        if not card.tied_embeddings:
+            self.head = ops.upload(source.matrix(("output", card.vocab_size), k=card.hidden_size))
 
     def new_kv(self, num_pages: int, page_size: int) -> Array:
         """Pages for keys and values of all layers."""
         card = self.card
         return self.ops.new_kv(card.layers, num_pages, page_size, card.kv_heads, card.head_dim)
 
+    def embed(self, step: Step) -> Array:
+        return self.ops.embed(step.token_ids, self.embedding)  # (T, hidden)
+
+    def logits(self, x: Array) -> Array:
+        """(S, hidden) of the rows that will be sampled -> (S, V)."""
+        return self.ops.linear(self.norm(x), self.head)
+
     def __call__(self, step: Step, kv: Array) -> Array:
-        x = self.ops.embed(step.token_ids, self.embedding)  # (T, hidden)
+        x = self.embed(step)
         for layer in self.layers:
             x = layer(x, step, kv)
-        x = self.norm(x[step.out_rows])  # only rows that will be sampled
-        return self.ops.linear(x, self.head)
+        return self.logits(x[step.out_rows])
+
+
+def gguf_neighbours(card: ModelCard, keys: Keys, origin: Origin) -> Mapping[str, Sequence[int]]:
+    """GGUF files of Llama pair neighbouring elements of q and k for rotary positions."""
+    if origin != "gguf":
+        return {}
+    return {
+        "attn_q": neighbours_to_halves(card.heads, card.head_dim, card.rope_dim),
+        "attn_k": neighbours_to_halves(card.kv_heads, card.head_dim, card.rope_dim),
+    }
 
 
 MODEL = Llama
+FAMILIES = (Family("llama", ("LlamaForCausalLM",), row_orders=gguf_neighbours),)

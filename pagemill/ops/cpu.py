@@ -18,7 +18,17 @@ import numpy as np
 
 from pagemill import _native
 from pagemill.errors import EngineFailure, Unsupported
-from pagemill.ops.interface import Array, Float32, Rope, Sampled, SampleRows, Step, Weight
+from pagemill.ops.interface import (
+    Activation,
+    Array,
+    Float32,
+    Rope,
+    Sampled,
+    SampleRows,
+    Scoring,
+    Step,
+    Weight,
+)
 from pagemill.ops.recorder import Recorder, Rows, Symbol, SymbolicStep, lower
 
 _FIRST_POSITIONS = 2048  # rows of a rotary table at first; it doubles when a longer sequence comes
@@ -123,9 +133,11 @@ class CpuOps:
             "rms_norm", x.shape[0], x.shape[1:], (x,), weight=weight, eps=eps, heads=heads
         )
 
-    def silu_mul(self, gate_up: Array) -> Array:
+    def act_mul(self, gate_up: Array, kind: Activation) -> Array:
+        if kind != "silu":
+            raise Unsupported(f"the cpu backend has no activation {kind!r}")
         if isinstance(gate_up, np.ndarray):
-            return self._at_once(lambda s, _: self.silu_mul(s[0]), [gate_up])
+            return self._at_once(lambda s, _: self.act_mul(s[0], kind), [gate_up])
         inner = (gate_up.shape[1] // 2,)
         return gate_up.recorder.add("silu_mul", gate_up.shape[0], inner, (gate_up,))
 
@@ -146,10 +158,21 @@ class CpuOps:
             table=table.native,
         )
 
-    def attention(self, q: Array, k: Array, v: Array, kv: Array, step: Step, scale: float) -> Array:
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: Array,
+        step: Step,
+        scoring: Scoring,
+        sinks: Array | None = None,
+    ) -> Array:
+        if scoring.window or scoring.softcap or sinks is not None:
+            raise Unsupported("the cpu backend has no attention with windows, caps or sinks")
         if isinstance(q, np.ndarray):
             return self._at_once(
-                lambda s, at: self.attention(s[0], s[1], s[2], kv, at, scale),
+                lambda s, at: self.attention(s[0], s[1], s[2], kv, at, scoring),
                 [q, k, v],
                 step,
                 kv.cache,
@@ -164,7 +187,7 @@ class CpuOps:
             kv=kv.cache,
             layer=kv.layer,
             heads=heads,
-            scale=scale,
+            scale=scoring.scale,
         )
 
     def sample(self, logits: Array, rows: SampleRows) -> Sampled:

@@ -9,9 +9,9 @@ Names of sizes in shapes: T tokens of this step, S sampled rows, R sequences of 
 and N outputs of a matrix, H query heads, G key/value heads, D head size, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class Step:
     page_table: Int32  # (R, most pages of a row), padded with 0
     out_rows: Int32  # (S,)
     page_size: int
+    token_types: Int32 | None = None  # (T,) which text of a pair, for networks that ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +94,53 @@ class Sampled:
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary positions: element i pairs with i + len(inv_freq); angle = position * inv_freq[i].
-    Elements from 2 * len(inv_freq) on pass through. Files that store q and k in another order are
-    permuted when they are loaded."""
+    Elements from 2 * len(inv_freq) on pass through. `scale` multiplies cosines and sines (YaRN's
+    attention factor). Files that store q and k in another order are permuted when they are
+    loaded."""
 
     inv_freq: tuple[float, ...]  # (rotary dims / 2,)
+    scale: float = 1.0
 
 
-class WeightSource(Protocol):
-    """A checkpoint as models see it, whatever its file format. Names are GGUF's, without ".weight":
-    "token_embd", "blk.0.attn_q", "output_norm"."""
+# silu, gelu (with erf), gelu_tanh (its usual approximation), relu, tanh;
+# clamped_silu: gate = min(gate, 7), up = clip(up, -7, 7), gate * sigmoid(1.702 * gate) * (up + 1),
+# as in gpt-oss; alone it is an error.
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "clamped_silu"]
 
-    def has(self, name: str) -> bool: ...
 
-    def matrix(self, *names: str) -> Weight:
-        """Tensors (N_i, K) stacked along N into one Weight; BadModelFile names what is missing or
-        of the wrong shape. Reads nothing else, so one matrix is in memory at a time."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How attention turns q k into scores: times `scale`; with a softcap c > 0, s becomes
+    c * tanh(s / c); with a window w > 0, a token sees the last w tokens, itself among them."""
 
-    def vector(self, name: str) -> Float32: ...
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How router logits (T, E) become `top_k` experts a token and their weights.
+
+    Scores are softmax or sigmoid of the logits, in float32. The choice goes by score + selection
+    bias (where there is one), of equals the lower expert first. With `groups` > 1 the experts are
+    that many runs of equal length, and only the `top_groups` best groups may be chosen from; a
+    group is as good as its best expert, or, with `group_pairs`, as its best two together. The
+    weight of a chosen expert is its score (without bias), divided by the sum of the chosen with
+    `normalize`, times `scale`.
+    """
+
+    top_k: int
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    normalize: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+    group_pairs: bool = False
+    activation: Activation = "silu"
 
 
 class Ops(Protocol):
@@ -136,7 +166,7 @@ class Ops(Protocol):
         ...
 
     def embed(self, ids: Array, table: Array) -> Array:
-        """(T,) ids, (V, K) table -> (T, K)."""
+        """(T,) ids (the step's token_ids, positions or token_types), (V, K) table -> (T, K)."""
         ...
 
     def linear(self, x: Array, weight: Array) -> Array:
@@ -144,21 +174,108 @@ class Ops(Protocol):
         only, bit for bit."""
         ...
 
+    def linear_heads(self, x: Array, weight: Array) -> Array:
+        """A matrix for each head: (T, H, K) times (H * N, K), of which head h has rows h * N to
+        (h + 1) * N, transposed -> (T, H, N)."""
+        ...
+
+    def bias(self, x: Array, bias: Array) -> Array:
+        """x + bias along the last axis; `bias` is a `vector`."""
+        ...
+
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
         ...
 
-    def silu_mul(self, gate_up: Array) -> Array:
-        """(T, 2F) -> (T, F): silu(first half) * second half."""
+    def layer_norm(self, x: Array, weight: Array, bias: Array | None, eps: float) -> Array:
+        """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
+        ...
+
+    def act(self, x: Array, kind: Activation) -> Array:
+        """An activation of every element."""
+        ...
+
+    def act_mul(self, gate_up: Array, kind: Activation) -> Array:
+        """(T, 2F) -> (T, F): activation of the first half times the second half."""
+        ...
+
+    def sigmoid_mul(self, x: Array, gate: Array) -> Array:
+        """x (T, N) times sigmoid(gate), gate (T, N) or (T, 1)."""
+        ...
+
+    def scale(self, x: Array, factor: float) -> Array:
+        """x * factor, in float32."""
+        ...
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        """cap * tanh(x / cap)."""
         ...
 
     def rope(self, x: Array, positions: Array, rope: Rope) -> Array:
         """(T, heads, D) rotated by position."""
         ...
 
-    def attention(self, q: Array, k: Array, v: Array, kv: Array, step: Step, scale: float) -> Array:
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: Array,
+        step: Step,
+        scoring: Scoring,
+        sinks: Array | None = None,
+    ) -> Array:
         """Store k, v (T, G, D) in their slots, then attend causally: q (T, H, D) -> (T, H, D).
-        Query head h reads key/value head h // (H // G)."""
+        Query head h reads key/value head h // (H // G). `sinks`, a `vector` (H,), is one more score
+        for each head, which takes part in the softmax and has no value."""
+        ...
+
+    def latent_attention(
+        self,
+        q: Array,
+        q_rope: Array,
+        latent: Array,
+        k_rope: Array,
+        kv: Array,
+        step: Step,
+        scale: float,
+    ) -> Array:
+        """Attention over compressed keys and values (DeepSeek-V2, 2024): store latent (T, L) and
+        k_rope (T, R), which all heads share, then attend causally with scores
+        (q (T, H, L) latent + q_rope (T, H, R) k_rope) * scale and values latent -> (T, H, L).
+        `kv` was made by `new_kv` with one head of L + R."""
+        ...
+
+    def dense_attention(self, q: Array, k: Array, v: Array, step: Step, scoring: Scoring) -> Array:
+        """Every token of a row attends to all tokens of that row, nothing is stored: q (T, H, D),
+        k and v (T, G, D) -> (T, H, D). Rows must be whole. A window w > 0 keeps tokens less than w
+        away to either side."""
+        ...
+
+    def experts(
+        self,
+        x: Array,
+        router: Array,
+        routing: Routing,
+        gate_up: Sequence[Array],
+        down: Sequence[Array],
+        *,
+        selection_bias: Array | None = None,
+        gate_up_bias: Sequence[Array] | None = None,
+        down_bias: Sequence[Array] | None = None,
+    ) -> Array:
+        """A mixture of experts: x (T, K), router logits (T, E) -> (T, K). Expert e computes
+        down[e](act_mul(gate_up[e](x))), with biases after each product where given; the results of
+        the chosen are multiplied by their weights and added in the order of choice."""
+        ...
+
+    def pool(self, x: Array, step: Step, kind: Pooling) -> Array:
+        """(T, K) -> (S, K): of each row that a token of `out_rows` ends, the mean of all its
+        tokens, its first, or its last. Rows must be whole."""
+        ...
+
+    def normalize(self, x: Array) -> Array:
+        """x / sqrt(sum(x^2)) over the last axis; zeros stay zeros."""
         ...
 
     def sample(self, logits: Array, rows: SampleRows) -> Sampled:

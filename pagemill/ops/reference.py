@@ -27,18 +27,23 @@ float64.
 Must not know: which model is running.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pagemill.errors import Unsupported
 from pagemill.ops.interface import (
+    Activation,
     Array,
     Float32,
     Int32,
+    Pooling,
     Rope,
+    Routing,
     Sampled,
     SampleRows,
+    Scoring,
     Step,
     Weight,
 )
@@ -83,43 +88,143 @@ class ReferenceOps:
             np.dot(weight, row, out=out[i])
         return out
 
+    def linear_heads(self, x: Float32, weight: Float32) -> Float32:
+        matrices = weight.reshape(x.shape[1], -1, x.shape[2])  # (H, N, K)
+        heads = [self.linear(x[:, h], matrix) for h, matrix in enumerate(matrices)]
+        return np.stack(heads, axis=1)
+
+    def bias(self, x: Float32, bias: Float32) -> Float32:
+        return x + bias
+
     def rms_norm(self, x: Float32, weight: Float32, eps: float) -> Float32:
         mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
         scale = 1 / np.sqrt(mean_square + np.float32(eps))
         return np.asarray(x * scale * weight, np.float32)
 
-    def silu_mul(self, gate_up: Float32) -> Float32:
+    def layer_norm(self, x: Float32, weight: Float32, bias: Float32 | None, eps: float) -> Float32:
+        centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
+        variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float32)
+        y = centred / np.sqrt(variance + np.float32(eps)) * weight
+        return np.asarray(y if bias is None else y + bias, np.float32)
+
+    def act(self, x: Float32, kind: Activation) -> Float32:
+        return _activation(x, kind)
+
+    def act_mul(self, gate_up: Float32, kind: Activation) -> Float32:
         gate, up = np.split(gate_up, 2, axis=-1)
-        with np.errstate(over="ignore"):  # exp(-gate) = inf means silu = 0, as it should
-            return np.asarray(gate / (1 + np.exp(-gate)) * up, np.float32)
+        if kind == "clamped_silu":
+            limit = np.float32(7)
+            gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+            return np.asarray(gate * _sigmoid(np.float32(1.702) * gate) * (up + 1), np.float32)
+        return np.asarray(_activation(gate, kind) * up, np.float32)
+
+    def sigmoid_mul(self, x: Float32, gate: Float32) -> Float32:
+        return np.asarray(x * _sigmoid(gate), np.float32)
+
+    def scale(self, x: Float32, factor: float) -> Float32:
+        return np.asarray(x * np.float32(factor), np.float32)
+
+    def softcap(self, x: Float32, cap: float) -> Float32:
+        return np.asarray(np.float32(cap) * np.tanh(x / np.float32(cap)), np.float32)
 
     def rope(self, x: Float32, positions: Int32, rope: Rope) -> Float32:
         half = len(rope.inv_freq)
         angles = positions[:, None].astype(np.float32) * np.array(rope.inv_freq, np.float32)
-        cos = np.cos(angles.astype(np.float64)).astype(np.float32)[:, None]  # (T, 1, half)
-        sin = np.sin(angles.astype(np.float64)).astype(np.float32)[:, None]
+        cos, sin = (
+            (f(angles.astype(np.float64)) * rope.scale).astype(np.float32)[:, None]  # (T, 1, half)
+            for f in (np.cos, np.sin)
+        )
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
     def attention(
-        self, q: Float32, k: Float32, v: Float32, kv: Float32, step: Step, scale: float
+        self,
+        q: Float32,
+        k: Float32,
+        v: Float32,
+        kv: Float32,
+        step: Step,
+        scoring: Scoring,
+        sinks: Float32 | None = None,
     ) -> Float32:
         kv[0, step.slots] = k  # all rows of the step, before any row attends
         kv[1, step.slots] = v
         out = np.empty_like(q)
-        group = q.shape[1] // k.shape[1]
         for row, kv_len in enumerate(step.kv_lens):
             where = np.arange(kv_len)
             pages = step.page_table[row, where // step.page_size]
             slots = pages * step.page_size + where % step.page_size
-            keys, values = (np.repeat(side[slots], group, axis=1) for side in kv)  # (n, H, D)
+            keys, values = kv[0][slots], kv[1][slots]  # (n, G, D)
             for t in range(step.row_starts[row], step.row_starts[row + 1]):
-                seen = step.positions[t] + 1
-                scores = np.einsum("hd,nhd->hn", q[t], keys[:seen]) * np.float32(scale)
-                p = np.exp(scores - scores.max(axis=-1, keepdims=True))
-                p /= p.sum(axis=-1, keepdims=True)
-                out[t] = np.einsum("hn,nhd->hd", p, values[:seen])
+                end = step.positions[t] + 1
+                seen = slice(max(0, end - scoring.window) if scoring.window else 0, end)
+                out[t] = _attend(q[t], keys[seen], values[seen], scoring, sinks)
         return out
+
+    def latent_attention(
+        self,
+        q: Float32,
+        q_rope: Float32,
+        latent: Float32,
+        k_rope: Float32,
+        kv: Float32,
+        step: Step,
+        scale: float,
+    ) -> Float32:
+        both = np.concatenate([latent, k_rope], axis=-1)[:, None]  # (T, one head, L + R)
+        queries = np.concatenate([q, q_rope], axis=-1)
+        out = self.attention(queries, both, both, kv, step, Scoring(scale))
+        return np.ascontiguousarray(out[..., : latent.shape[-1]])
+
+    def dense_attention(
+        self, q: Float32, k: Float32, v: Float32, step: Step, scoring: Scoring
+    ) -> Float32:
+        out = np.empty_like(q)
+        for start, end in zip(step.row_starts[:-1], step.row_starts[1:], strict=True):
+            reach = scoring.window or end - start
+            for t in range(start, end):
+                seen = slice(max(start, t - reach + 1), min(end, t + reach))
+                out[t] = _attend(q[t], k[seen], v[seen], scoring, None)
+        return out
+
+    def experts(
+        self,
+        x: Float32,
+        router: Float32,
+        routing: Routing,
+        gate_up: Sequence[Float32],
+        down: Sequence[Float32],
+        *,
+        selection_bias: Float32 | None = None,
+        gate_up_bias: Sequence[Float32] | None = None,
+        down_bias: Sequence[Float32] | None = None,
+    ) -> Float32:
+        out = np.zeros_like(x)
+        for t, row in enumerate(x):
+            chosen, weights = _route(router[t], routing, selection_bias)
+            for expert, weight in zip(chosen, weights, strict=True):
+                inner = self.linear(row[None], gate_up[expert])
+                if gate_up_bias is not None:
+                    inner = inner + gate_up_bias[expert]
+                y = self.linear(self.act_mul(inner, routing.activation), down[expert])
+                if down_bias is not None:
+                    y = y + down_bias[expert]
+                out[t] += weight * y[0]
+        return out
+
+    def pool(self, x: Float32, step: Step, kind: Pooling) -> Float32:
+        out = np.empty((len(step.out_rows), x.shape[1]), np.float32)
+        for i, last in enumerate(step.out_rows):
+            start = step.row_starts[np.searchsorted(step.row_starts, last, side="right") - 1]
+            if kind == "mean":
+                out[i] = x[start : last + 1].mean(axis=0, dtype=np.float32)
+            else:
+                out[i] = x[start if kind == "cls" else last]
+        return out
+
+    def normalize(self, x: Float32) -> Float32:
+        length = np.sqrt(np.sum(x * x, axis=-1, keepdims=True, dtype=np.float32))
+        return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
 
     def sample(self, logits: Float32, rows: SampleRows) -> Sampled:
         num_rows = len(rows.temperature)
@@ -141,6 +246,78 @@ class ReferenceOps:
                 sampled.top_ids[row, : len(best)] = best
                 sampled.top_logprobs[row, : len(best)] = logprobs[best]
         return sampled
+
+
+def _attend(
+    q: Float32,
+    keys: Float32,
+    values: Float32,
+    scoring: Scoring,
+    sinks: Float32 | None,
+) -> Float32:
+    """One token's attention: q (H, D) over keys and values (n, G, D) -> (H, D)."""
+    group = q.shape[0] // keys.shape[1]
+    keys, values = np.repeat(keys, group, axis=1), np.repeat(values, group, axis=1)
+    scores = np.einsum("hd,nhd->hn", q, keys) * np.float32(scoring.scale)
+    if scoring.softcap:
+        cap = np.float32(scoring.softcap)
+        scores = cap * np.tanh(scores / cap)
+    top = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        top = np.maximum(top, sinks[:, None])
+    p = np.exp(scores - top)
+    total = p.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sinks[:, None] - top)
+    return np.asarray(np.einsum("hn,nhd->hd", p / total, values), np.float32)
+
+
+def _activation(x: Float32, kind: Activation) -> Float32:
+    if kind == "silu":
+        return np.asarray(x * _sigmoid(x), np.float32)
+    if kind == "gelu":
+        return np.asarray(x * (0.5 + 0.5 * _erf(x / math.sqrt(2))), np.float32)
+    if kind == "gelu_tanh":
+        inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+        return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)), np.float32)
+    if kind == "relu":
+        return np.maximum(x, np.float32(0))
+    if kind == "tanh":
+        return np.tanh(x)
+    raise ValueError(f"{kind} needs a second input")
+
+
+def _sigmoid(x: Float32) -> Float32:
+    with np.errstate(over="ignore"):  # exp(-x) = inf means 0, as it should
+        return np.asarray(1 / (1 + np.exp(-x)), np.float32)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _route(
+    logits: Float32, routing: Routing, selection_bias: Float32 | None
+) -> tuple[list[int], list[np.float32]]:
+    """The experts of one token, best first, and their weights. `Routing` is the text."""
+    if routing.score == "softmax":
+        p = np.exp(logits - logits.max())
+        scores = p / p.sum()
+    else:
+        scores = _sigmoid(logits)
+    merit = scores if selection_bias is None else scores + selection_bias
+    if routing.groups > 1:
+        groups = merit.reshape(routing.groups, -1)
+        best = np.sort(groups, axis=1)[:, ::-1]
+        group_merit = best[:, :2].sum(axis=1) if routing.group_pairs else best[:, 0]
+        kept = np.argsort(-group_merit, kind="stable")[: routing.top_groups]
+        allowed = np.full_like(groups, -np.inf)
+        allowed[kept] = groups[kept]
+        merit = allowed.reshape(-1)
+    chosen = np.argsort(-merit, kind="stable")[: routing.top_k]
+    weights = scores[chosen]
+    if routing.normalize:
+        weights = weights / weights.sum()
+    return chosen.tolist(), list(weights * np.float32(routing.scale))
 
 
 def _edited(logits: Float32, rows: SampleRows, row: int) -> Float32:

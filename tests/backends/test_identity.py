@@ -49,7 +49,7 @@ def requests() -> list[Request]:
 def run(smollm2_path: Path) -> Run:
     """Runs groups of requests, one group after another, on an engine of its own."""
     cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
-    checkpoint = open_model(smollm2_path)
+    checkpoint = open_model(smollm2_path, models)
     ops = cpu.CpuOps(threads=2)
     model = models.build(checkpoint.card, ops, checkpoint.source)
 
@@ -125,7 +125,7 @@ def test_in_larger_pages(run: Run, alone: Answers, page_size: int) -> None:
 def test_on_one_thread(run: Run, alone: Answers, smollm2_path: Path) -> None:
     from pagemill.ops.cpu import CpuOps
 
-    checkpoint = open_model(smollm2_path)
+    checkpoint = open_model(smollm2_path, models)
     ops = CpuOps(threads=1)
     model = models.build(checkpoint.card, ops, checkpoint.source)
     engine = Engine(

@@ -10,6 +10,7 @@ rounded but the cache, and the bounds are tight.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ import pytest
 pytest.importorskip("pagemill._native", reason="the native kernels are not built")
 
 from benchmarks import quality
-from pagemill import _native
+from pagemill import _native, models
+from pagemill.checkpoint import Part
 from pagemill.ops.cpu import CpuOps
 from pagemill.ops.interface import Float32, Int32, Weight
 from pagemill.weights.load import Checkpoint, open_model
@@ -29,7 +31,7 @@ NIBBLE_BLOCK, MINIMUM = 20, slice(2, 4)  # bytes of a Q4_1 block; where its mini
 
 @pytest.fixture(scope="module")
 def checkpoint(smollm2_path: Path) -> Checkpoint:
-    return open_model(smollm2_path)
+    return open_model(smollm2_path, models)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +59,12 @@ class DoctoredSource:
     def __init__(self, checkpoint: Checkpoint, victim: str, fault) -> None:
         self._source, self._victim, self._fault = checkpoint.source, victim, fault
 
-    def has(self, name: str) -> bool:
-        return self._source.has(name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
-    def vector(self, name: str) -> Float32:
-        return self._source.vector(name)
-
-    def matrix(self, *names: str) -> Weight:
-        weight = self._source.matrix(*names)
-        if names != (self._victim,):
+    def matrix(self, *parts: Part, k: int) -> Weight:
+        weight = self._source.matrix(*parts, k=k)
+        if [name for name, _ in parts] != [self._victim]:
             return weight
         assert weight.formats == ("Q4_1",)
         blocks = weight.parts[0].copy().reshape(-1, NIBBLE_BLOCK)

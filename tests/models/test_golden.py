@@ -29,7 +29,7 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 
 @pytest.fixture
 def model(ops: Ops, tiny_llama_path: Path) -> Model:
-    checkpoint = open_model(tiny_llama_path)
+    checkpoint = open_model(tiny_llama_path, models)
     return models.build(checkpoint.card, ops, checkpoint.source)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pagemill.errors import Unsupported
 from pagemill.models import Model, architectures, build
-from pagemill.models.layers import rotary
+from pagemill.models.rotary import rotary
 from pagemill.ops.interface import Float32, Step
 from pagemill.ops.reference import ReferenceOps
 from pagemill.types import ModelCard
@@ -82,8 +82,9 @@ class StrictOps:
         if name in ("upload", "vector", "new_kv"):
             return method
 
-        def call(*args: Any) -> Strict:
-            return Strict(method(*(a._values if isinstance(a, Strict) else a for a in args)))
+        def call(*args: Any, **options: Any) -> Strict:
+            plain = (a._values if isinstance(a, Strict) else a for a in args)
+            return Strict(method(*plain, **options))
 
         return call
 
@@ -103,7 +104,7 @@ def test_rope_factors_stretch_the_frequencies() -> None:
     source = TinySource(TINY_CARD, extra=("rope_freqs",))
     stretched = rotary(TINY_CARD, source).inv_freq
     assert plain == (1.0, 0.01)
-    np.testing.assert_allclose(stretched, plain / source.vector("rope_freqs"), rtol=1e-6)
+    np.testing.assert_allclose(stretched, plain / source.vector(("rope_freqs", 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gpt5", "layers", "../llama", "", "llama.llama"])

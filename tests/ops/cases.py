@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pagemill.ops.interface import Float32, Ops, Rope, SampleRows, Step, Weight
+from pagemill.ops.interface import Float32, Ops, Rope, SampleRows, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps
 from pagemill.weights import formats
 
@@ -135,9 +135,9 @@ def _rowwise_cases() -> Iterator[Case]:
         def gated(ops: Ops, rng: np.random.Generator, shape: tuple[int, ...] = shape) -> Outputs:
             x = normal(rng, *shape) * 4
             x[0, 0] = -200  # exp overflows on the way to silu = 0
-            return [np.asarray(ops.silu_mul(x))]
+            return [np.asarray(ops.act_mul(x, "silu"))]
 
-        yield Case(f"silu_mul {shape}", "silu_mul", gated)
+        yield Case(f"act_mul silu {shape}", "act_mul", gated)
 
 
 def _rope_cases() -> Iterator[Case]:
@@ -177,7 +177,7 @@ def _attention_cases() -> Iterator[Case]:
                     step = ragged_step(lens, takes, pages, page_size)
                     q = normal(rng, len(step.positions), heads, dim)
                     k, v = normal(rng, 2, len(step.positions), kv_heads, dim)
-                    y = ops.attention(q, k, v, kv[1], step, dim**-0.5)
+                    y = ops.attention(q, k, v, kv[1], step, Scoring(dim**-0.5))
                     outputs.append(np.asarray(y))
                     lens = [a + b for a, b in zip(lens, takes, strict=True)]
                 return outputs
@@ -197,7 +197,7 @@ def _attention_cases() -> Iterator[Case]:
             step = replace(step, page_table=own, slots=slots + step.positions % page_size)
             q = normal(rng, len(rows), 6, 16)
             k, v = normal(rng, 2, len(rows), 2, 16)
-            return [np.asarray(ops.attention(q, k, v, kv[0], step, 0.25))]
+            return [np.asarray(ops.attention(q, k, v, kv[0], step, Scoring(0.25)))]
 
         if page_size > 1:
             name = f"attention page {page_size}, filled and shared in one step"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pagemill.errors import EngineFailure, Unsupported
-from pagemill.ops.interface import Rope, Weight
+from pagemill.ops.interface import Rope, Scoring, Weight
 from pagemill.ops.reference import ReferenceOps, uniform
 from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
 
@@ -53,7 +53,7 @@ def test_attention_does_not_depend_on_the_batch(ops: cpu.CpuOps) -> None:
         for end in cuts:
             step = ragged_step([done], [end - done], pages, 16)
             part = slice(done, end)
-            rows.append(ops.attention(q[part], k[part], v[part], kv[0], step, 0.2))
+            rows.append(ops.attention(q[part], k[part], v[part], kv[0], step, Scoring(0.2)))
             done = end
         return np.concatenate(rows)
 
@@ -70,7 +70,7 @@ def test_attention_over_segments_agrees_with_the_reference(ops: cpu.CpuOps) -> N
     results = []
     for backend in (ops, ReferenceOps()):
         kv = backend.new_kv(1, 140, 16, 1, 16)
-        results.append(np.asarray(backend.attention(q, k, v, kv[0], step, 0.25)))
+        results.append(np.asarray(backend.attention(q, k, v, kv[0], step, Scoring(0.25))))
     np.testing.assert_allclose(*results, rtol=0, atol=2e-3)
 
 
@@ -106,7 +106,7 @@ def test_a_step_that_would_read_outside_the_cache_is_refused(ops: cpu.CpuOps) ->
     q = k = v = normal(rng, 3, 1, 16)
     step = ragged_step([0], [3], np.array([2], np.int32), 16)
     with pytest.raises(EngineFailure, match="outside the cache"):
-        ops.attention(q, k, v, kv[0], step, 1.0)
+        ops.attention(q, k, v, kv[0], step, Scoring(1.0))
 
 
 def test_unknown_instruction_sets_list_the_choices() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pagemill.errors import Unsupported
-from pagemill.ops.interface import Rope, Step, Weight
+from pagemill.ops.interface import Rope, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps, philox, uniform
 from tests.fakes import f32_weight
 from tests.ops.cases import Case, Knobs, all_cases, check, normal, ragged_step, sample_rows
@@ -42,7 +42,7 @@ def test_upload_lists_the_formats_that_exist() -> None:
         OPS.upload(strange)
 
 
-@pytest.mark.parametrize("op", ["linear", "rms_norm", "silu_mul", "rope"])
+@pytest.mark.parametrize("op", ["linear", "rms_norm", "act_mul", "rope"])
 def test_a_row_does_not_depend_on_how_many_share_the_call(op: str) -> None:
     matrix, scale = normal(RNG, 65, 64), normal(RNG, 64)
     positions = np.arange(40, dtype=np.int32)
@@ -55,8 +55,8 @@ def test_a_row_does_not_depend_on_how_many_share_the_call(op: str) -> None:
                 return OPS.linear(x[rows], matrix)
             case "rms_norm":
                 return OPS.rms_norm(x[rows], scale, 1e-5)
-            case "silu_mul":
-                return OPS.silu_mul(x[rows])
+            case "act_mul":
+                return OPS.act_mul(x[rows], "silu")
             case _:
                 return OPS.rope(x[rows].reshape(-1, 4, 16), positions[rows], rope)
 
@@ -76,7 +76,7 @@ def test_a_token_attends_the_same_however_its_prompt_is_cut() -> None:
         for cut in cuts:
             step = ragged_step([done], [cut], table, page_size)
             rows = slice(done, done + cut)
-            out.append(OPS.attention(q[rows], k[rows], v[rows], kv[0], step, 0.3))
+            out.append(OPS.attention(q[rows], k[rows], v[rows], kv[0], step, Scoring(0.3)))
             done += cut
         return np.concatenate(out)
 
@@ -89,7 +89,7 @@ def test_a_token_attends_the_same_however_its_prompt_is_cut() -> None:
 def test_attention_is_causal_softmax() -> None:
     q, k, v = normal(RNG, 6, 4, 8), normal(RNG, 6, 2, 8), normal(RNG, 6, 2, 8)
     step = ragged_step([0], [6], np.array([1, 0], np.int32), 4)
-    got = OPS.attention(q, k, v, OPS.new_kv(1, 2, 4, 2, 8)[0], step, 0.5)
+    got = OPS.attention(q, k, v, OPS.new_kv(1, 2, 4, 2, 8)[0], step, Scoring(0.5))
     for t in range(6):
         for head in range(4):
             scores = np.exp(k[: t + 1, head // 2].astype(np.float64) @ q[t, head] * 0.5)
@@ -112,13 +112,15 @@ def test_all_rows_write_before_any_row_attends() -> None:
         page_size=4,
     )
     q = normal(RNG, 5, 1, 8)
-    got = OPS.attention(q, k, v, OPS.new_kv(1, 4, 4, 1, 8)[0], shared, 1.0)
+    got = OPS.attention(q, k, v, OPS.new_kv(1, 4, 4, 1, 8)[0], shared, Scoring(1.0))
     kv = OPS.new_kv(1, 4, 4, 1, 8)
-    OPS.attention(q[1:], k[1:], v[1:], kv[0], first, 1.0)
+    OPS.attention(q[1:], k[1:], v[1:], kv[0], first, Scoring(1.0))
     later = replace(
         ragged_step([4], [1], np.array([3, 0], np.int32), 4), slots=np.zeros(1, np.int32)
     )
-    np.testing.assert_array_equal(got[:1], OPS.attention(q[:1], k[:1], v[:1], kv[0], later, 1.0))
+    np.testing.assert_array_equal(
+        got[:1], OPS.attention(q[:1], k[:1], v[:1], kv[0], later, Scoring(1.0))
+    )
 
 
 def test_rope_turns_pairs_and_leaves_the_rest() -> None:

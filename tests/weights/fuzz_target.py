@@ -17,7 +17,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pagemill import models
 from pagemill.errors import BadModelFile, Unsupported
+from pagemill.ops.reference import ReferenceOps
 from pagemill.weights.load import open_model
 from tests.weights.llama_file import llama_file
 
@@ -46,14 +48,11 @@ def mutated(good: bytes, seed: int, count: int) -> Iterator[bytes]:
 
 def read_all(path: Path) -> None:
     """Open, and touch all that others will: every string of every array, every weight."""
-    checkpoint = open_model(path)
+    checkpoint = open_model(path, models)
     for value in checkpoint.metadata.values():
         if not isinstance(value, (str, int, float)):
             list(value)
-    for index in range(checkpoint.card.layers):
-        checkpoint.source.matrix(*(f"blk.{index}.attn_{part}" for part in "qkv"))
-        checkpoint.source.vector(f"blk.{index}.ffn_norm")
-    checkpoint.source.matrix("token_embd")
+    models.build(checkpoint.card, ReferenceOps(), checkpoint.source)
 
 
 def main() -> None:
