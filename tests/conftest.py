@@ -25,3 +25,12 @@ def smollm2_path() -> Path:
     if stored is None:
         pytest.skip("SmolLM2 is not in the store: run `pagemill pull smollm2` first")
     return stored.path
+
+
+@pytest.fixture(scope="session")
+def published_templates() -> Path:
+    """A folder of chat templates that models were published with: PAGEMILL_TEST_TEMPLATES."""
+    given = os.environ.get("PAGEMILL_TEST_TEMPLATES")
+    if not given:
+        pytest.skip("PAGEMILL_TEST_TEMPLATES names no folder; `.ci/run` shows where to get one")
+    return Path(given)

@@ -110,7 +110,8 @@ class EngineTalker:
         from pagemill.server.fields import Fields
         from pagemill.server.generation import Choice
         from pagemill.server.orders import read_order, to_requests
-        from pagemill.text.chat import Message, chat_prompt
+        from pagemill.text.chat import chat_prompt
+        from pagemill.text.messages import Message
 
         model = self._model
         messages = [Message(turn.role, turn.content) for turn in turns]

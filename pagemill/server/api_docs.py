@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pagemill.server.orders import MAX_N, MAX_STOP
-from pagemill.text.chat import ROLES
+from pagemill.text.messages import ROLES
 
 DESCRIPTION = (
     "OpenAI-compatible endpoints of a Pagemill server. Unknown fields are accepted and ignored; "

@@ -12,7 +12,7 @@ from typing import Any
 from pagemill.errors import InvalidRequest
 from pagemill.server.fields import Fields, read_token_ids, show
 from pagemill.server.orders import MAX_CHOICES, MAX_NAME, Conversation, Order, read_order
-from pagemill.text.chat import ROLES, Message
+from pagemill.text.messages import ROLES, Message
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 256

@@ -13,7 +13,7 @@ from typing import Any
 from pagemill.errors import ContextTooLong, InvalidRequest
 from pagemill.server.fields import Fields, as_integer, as_number, show
 from pagemill.server.ports import ServedModel
-from pagemill.text.chat import Message
+from pagemill.text.messages import Message
 from pagemill.types import Request, SamplingParams
 
 MAX_N = 16

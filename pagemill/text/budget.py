@@ -7,9 +7,11 @@ that are wrong or hostile; the largest honest ones stay a hundred times below.
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jinja2
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 
 from pagemill.errors import InvalidRequest
 
@@ -127,6 +129,18 @@ class Budget:
     def _look_at_clock(self) -> None:
         if time.thread_time() > self._deadline:
             raise _exceeded("seconds", self.limits.seconds)
+
+
+class BudgetContext(Context):
+    """Jinja's variables of one rendering, with its budget."""
+
+    budget: Budget
+
+    def derived(self, locals: dict[str, Any] | None = None) -> "BudgetContext":
+        context = super().derived(locals)
+        assert isinstance(context, BudgetContext)
+        context.budget = self.budget
+        return context
 
 
 def _exceeded(what: str, limit: float) -> BudgetExceeded:

@@ -1,12 +1,12 @@
 """Messages to a prompt: the model's own chat template, in a sandbox, and the ids that come of it.
 
-Owns the variables that templates see and the rule that what users type is text: a special token
-spelled out in a message never becomes one. It must not know HTTP, engines or files.
+Owns the variables that templates see and the way from a rendered text to ids. It must not know
+HTTP, engines or files.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -14,13 +14,14 @@ import jinja2
 
 from pagemill.errors import BadModelFile, InvalidRequest
 from pagemill.text.budget import Budget, BudgetExceeded, TemplateLimits
+from pagemill.text.disguise import Disguise
+from pagemill.text.messages import ROLES, Habits, Message, strings, to_mapping
 from pagemill.text.sandbox import TemplateEnvironment
 from pagemill.text.tokenizer import Tokenizer
+from pagemill.text.trials import find_habits, find_part_roles
 
 MAX_SOURCE_CHARS = 1 << 18
-MAX_NESTING = 32  # of lists and mappings in tools and extra values
 MAX_DATE_FORMAT = 64
-ROLES = ("assistant", "developer", "function", "system", "tool", "user")
 
 # What a request's extra values may not name: our own variables, functions and parameters.
 RESERVED = frozenset(
@@ -39,23 +40,18 @@ PLAIN = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
-_NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Whatever Python raises when a template treats a value as something it is not.
 _WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-    name: str | None = None
+_BROKEN = (jinja2.TemplateError, SyntaxError, RecursionError, MemoryError, ValueError)
 
 
 class ChatTemplate:
-    """A compiled template. Safe to share between threads. BadModelFile if it is broken."""
+    """A compiled template. Safe to share between threads. BadModelFile if it is broken.
+
+    `tool_use` is the second template of models that bring one for conversations with tools;
+    `other_tokens` are variables such as pad_token.
+    """
 
     def __init__(
         self,
@@ -63,32 +59,34 @@ class ChatTemplate:
         *,
         bos_token: str,
         eos_token: str,
+        tool_use: str = "",
+        other_tokens: Mapping[str, str] = _NOTHING,
         limits: TemplateLimits | None = None,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
+        self.source = source
+        self.tool_use = tool_use
+        self._limits = limits or TemplateLimits()
+        self._now = now
+        self._tokens = {**other_tokens, "bos_token": bos_token, "eos_token": eos_token}
+        self._environment = TemplateEnvironment(
+            {"raise_exception": _raise_exception, "strftime_now": self._strftime_now}
+        )
+        self._plain = self._compile(source)
+        self._with_tools = self._compile(tool_use) if tool_use else self._plain
+
+    def _compile(self, source: str) -> jinja2.Template:
         if len(source) > MAX_SOURCE_CHARS:
             size = len(source)
             raise BadModelFile(
                 f"chat template: {size} characters long, the limit is {MAX_SOURCE_CHARS}"
             )
-        self.source = source
-        self._limits = limits or TemplateLimits()
-        self._now = now
-        self._constants = {"bos_token": bos_token, "eos_token": eos_token}
-        self._environment = TemplateEnvironment(
-            {"raise_exception": _raise_exception, "strftime_now": self._strftime_now}
-        )
         try:
-            self._template = self._environment.load(source)
-        except (
-            jinja2.TemplateError,
-            SyntaxError,
-            RecursionError,
-            MemoryError,
-            ValueError,
-        ) as error:
-            reason = str(error)[:200] or type(error).__name__
-            raise BadModelFile(f"chat template: {reason}") from None
+            return self._environment.load(source)
+        except _BROKEN as error:
+            line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            reason = str(error)[:200].partition("\n")[0] or type(error).__name__
+            raise BadModelFile(f"chat template: {line}{reason}") from None
 
     def render(
         self,
@@ -96,23 +94,59 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        extra: Mapping[str, Any] = _NO_EXTRA,
+        extra: Mapping[str, Any] = _NOTHING,
     ) -> str:
         """The prompt as text. InvalidRequest: the template refuses these messages, or cannot be
         done with them in its budget, or `extra` names a variable of ours.
         """
-        texts = _check(messages, tools, extra)
-        turns = [_as_mapping(message) for message in messages]
+        return self.render_turns(self.turns(messages), add_generation_prompt, tools, extra)
+
+    def turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """The messages as this template takes them. InvalidRequest for what it must not get."""
+        if not messages:
+            raise InvalidRequest("there must be at least one message", param="messages")
+        for number, message in enumerate(messages):
+            # Templates put roles between the characters of special tokens, so they cannot be free
+            # text.
+            if message.role not in ROLES:
+                raise InvalidRequest(
+                    f"role {message.role[:64]!a} is not one of {', '.join(ROLES)}",
+                    param=f"messages.{number}.role",
+                )
+            if message.has_media and message.role not in self.part_roles:
+                raise InvalidRequest(
+                    "this model's chat template takes text only", param=f"messages.{number}.content"
+                )
+        habits = self.habits if any(message.tool_calls for message in messages) else Habits()
+        parts = any(isinstance(message.content, tuple) for message in messages)
+        roles = self.part_roles if parts else ()
+        return [to_mapping(message, habits, message.role in roles) for message in messages]
+
+    def render_turns(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        extra: Mapping[str, Any] = _NOTHING,
+    ) -> str:
+        """`render` for what `turns` made."""
+        for name in extra:
+            if name in RESERVED or name in self._tokens or name.startswith("_"):
+                raise InvalidRequest(
+                    f"{name[:64]!a} is set by the server", param=f"chat_template_kwargs.{name[:64]}"
+                )
         variables = {
+            "documents": None,
             **extra,
-            **self._constants,
+            **self._tokens,
             "messages": turns,
-            "tools": tools,
+            "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
         }
-        budget = Budget(self._limits, sum(map(len, texts)))
+        size = sum(map(len, strings([turns, tools, dict(extra)])))
+        template = self._with_tools if tools else self._plain
         try:
-            return self._environment.run(self._template, variables, budget)
+            return self._environment.run(template, variables, Budget(self._limits, size))
         except BudgetExceeded:
             raise
         except jinja2.exceptions.SecurityError as error:
@@ -120,6 +154,24 @@ class ChatTemplate:
         except (jinja2.TemplateError, MemoryError, *_WRONG_VALUES) as error:
             reason = str(error)[:500] or type(error).__name__
             raise InvalidRequest(f"chat template: {reason}", param="messages") from None
+
+    @cached_property
+    def habits(self) -> Habits:
+        """What this template expects of a turn with tool calls."""
+        return find_habits(self._try)
+
+    @cached_property
+    def part_roles(self) -> frozenset[str]:
+        """The roles whose content this template takes as a list of parts."""
+        return find_part_roles(self._try, self.habits)
+
+    def _try(
+        self, turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> str:
+        try:
+            return self.render_turns(turns, tools=tools)
+        except (BadModelFile, InvalidRequest):
+            return ""
 
     def _strftime_now(self, form: str) -> str:
         # Digits in a format set widths of any size.
@@ -146,148 +198,39 @@ def chat_prompt(
     add_generation_prompt: bool = True,
     continue_final: bool = False,
     tools: Sequence[Mapping[str, Any]] | None = None,
-    extra: Mapping[str, Any] = _NO_EXTRA,
+    extra: Mapping[str, Any] = _NOTHING,
 ) -> list[int]:
-    """Ids of a conversation. Special ids come from the template alone, never from what is in
-    messages, tools or extra values. `continue_final` ends the prompt inside the last message.
+    """Ids of a conversation. What is typed makes no special ids, see `disguise`; the template does.
+    `continue_final` ends the prompt inside the last message.
     """
     template = template or fallback_template(tokenizer)
-    texts = _check(messages, tools, extra)
-    disguise = _Disguise(tokenizer, [template.source, *texts])
-    turns = [
-        Message(m.role, disguise.put_on(m.content), m.name and disguise.put_on(m.name))
-        for m in messages
-    ]
-    text = template.render(
+    turns = template.turns(messages)
+    texts = strings([template.source, template.tool_use, turns, tools, dict(extra)])
+    disguise = Disguise(tokenizer, list(texts))
+    turns = [disguise.put_on_turn(turn) for turn in turns]
+    text = template.render_turns(
         turns,
-        add_generation_prompt=add_generation_prompt and not continue_final,
-        tools=disguise.put_on_all(tools),
-        extra=disguise.put_on_all(dict(extra)),
+        add_generation_prompt and not continue_final,
+        disguise.put_on_all(tools),
+        disguise.put_on_all(dict(extra)),
     )
     if continue_final:
-        text = _cut_after(text, turns)
+        text = _cut_after(text, turns[-1]["content"])
     ids: list[int] = []
     for piece, token_id in tokenizer.split_special(text):
         ids += [token_id] if token_id is not None else tokenizer.encode(disguise.take_off(piece))
     return ids
 
 
-class _Disguise:
-    """Hides special tokens that were typed, while the template works and special tokens are found.
-
-    Each stands as one character of a private-use plane. The same characters close off a text whose
-    end or beginning could grow into a special token together with what the template puts next to
-    it. Text without either, nearly all text, is left as it is.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
-        """`texts` are all that goes into the rendering: no mask is a character of theirs."""
-        self._tokenizer = tokenizer
-        self._texts = texts
-        self._free: Iterator[str] | None = None
-        self._masks: dict[str, str] = {}
-        self._real: dict[int, str] = {}
-
-    def put_on(self, text: str) -> str:
-        """The text as the template may see it."""
-        text = self._hide_whole(text)
-        begins, ends = self._tokenizer.special_edges
-        longest = max(map(len, self._tokenizer.special_tokens), default=0)
-        lengths = range(1, min(len(text) + 1, longest))
-        if any(text[-length:] in begins for length in lengths):
-            text += self._mask("")
-        if any(text[:length] in ends for length in lengths):
-            text = self._mask("") + text
-        return text
-
-    def _hide_whole(self, text: str) -> str:
-        pieces = self._tokenizer.split_special(text)
-        return "".join([p if i is None else self._mask(p) for p, i in pieces])
-
-    def _put_on_key(self, key: str) -> str:
-        # Templates look up words by name: these keep their ends.
-        return self._hide_whole(key) if key.isidentifier() else self.put_on(key)
-
-    def put_on_all(self, value: Any) -> Any:
-        """The same for every string in a JSON value."""
-        if isinstance(value, str):
-            return self.put_on(value)
-        if isinstance(value, Mapping):
-            return {self._put_on_key(key): self.put_on_all(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.put_on_all(item) for item in value]
-        return value
-
-    def take_off(self, text: str) -> str:
-        """What was typed."""
-        return text.translate(self._real) if self._real else text
-
-    def _mask(self, text: str) -> str:
-        if text not in self._masks:
-            if self._free is None:
-                taken: set[str] = set().union(*self._texts)
-                self._free = (char for char in map(chr, _PRIVATE_USE) if char not in taken)
-            mask = next(self._free, "")
-            if not mask:
-                raise InvalidRequest("every private-use character is taken", param="messages")
-            self._masks[text] = mask
-            self._real[ord(mask)] = text
-        return self._masks[text]
-
-
-def _cut_after(text: str, messages: Sequence[Message]) -> str:
+def _cut_after(text: str, last: Any) -> str:
     """The rendered text up to the end of the last message's content."""
-    for content in (messages[-1].content, messages[-1].content.strip()):
+    for content in (last, last.strip()) if isinstance(last, str) else ():
         start = text.rfind(content)
         if start >= 0:
             return text[: start + len(content)]
     raise InvalidRequest(
         "the chat template changes the last message, so it cannot be continued", param="messages"
     )
-
-
-def _check(
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]] | None,
-    extra: Mapping[str, Any],
-) -> list[str]:
-    """Refuse what templates must not get. All strings of what they get."""
-    if not messages:
-        raise InvalidRequest("there must be at least one message", param="messages")
-    for number, message in enumerate(messages):
-        # Templates put roles between the characters of special tokens, so they cannot be free text.
-        if message.role not in ROLES:
-            raise InvalidRequest(
-                f"role {message.role[:64]!a} is not one of {', '.join(ROLES)}",
-                param=f"messages.{number}.role",
-            )
-    for name in extra:
-        if name in RESERVED or name.startswith("_"):
-            raise InvalidRequest(
-                f"{name[:64]!a} is set by the server", param=f"chat_template_kwargs.{name[:64]}"
-            )
-    turns = [_as_mapping(message) for message in messages]
-    return list(_strings([turns, tools, dict(extra)]))
-
-
-def _as_mapping(message: Message) -> dict[str, str]:
-    turn = {"role": message.role, "content": message.content}
-    return turn if message.name is None else {**turn, "name": message.name}
-
-
-def _strings(value: Any, level: int = 0) -> Iterator[str]:
-    """Every string in a JSON value. InvalidRequest where it is nested too deep."""
-    if level > MAX_NESTING:
-        raise InvalidRequest(f"values are nested deeper than {MAX_NESTING} levels", param="tools")
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield key
-            yield from _strings(item, level + 1)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item, level + 1)
 
 
 def _raise_exception(message: str) -> NoReturn:

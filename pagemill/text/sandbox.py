@@ -7,36 +7,44 @@ value out of smaller ones. Whatever is not on a list does not exist, so a new Ji
 way out.
 """
 
-import json
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes, pass_context
+from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.filters import FILTERS
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from markupsafe import escape
 
-from pagemill.text.budget import Budget
-
-# Filters of Jinja that cannot make a value much larger than what they are given.
-_FILTERS = (
-    *("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int"),
-    *("items", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr"),
-    *("reverse", "select", "selectattr", "sort", "title", "truncate", "unique", "upper"),
+from pagemill.text.budget import Budget, BudgetContext
+from pagemill.text.filters import (
+    OPERATORS,
+    check_str_method,
+    finalize,
+    format_text,
+    join,
+    limited_range,
+    sandbox_filters,
 )
+
 _METHODS: Mapping[type, frozenset[str]] = MappingProxyType(
     {
         str: frozenset(
             (
-                *("capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha"),
+                *(
+                    "capitalize",
+                    "count",
+                    "endswith",
+                    "find",
+                    "format",
+                    "index",
+                    "isalnum",
+                    "isalpha",
+                ),
                 *("isdigit", "islower", "isspace", "isupper", "join", "lower", "lstrip"),
                 *("partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex"),
                 *("rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip"),
@@ -53,21 +61,6 @@ _REFUSED_NODES = (
     *(nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.Block),
     *(nodes.EvalContextModifier, nodes.ScopedEvalContextModifier),
 )
-_PLAIN = (str, int, float, list, tuple, Mapping, type(None), Undefined)
-_MAX_STRIP = 256  # characters to strip: the time is their number times that of the text
-_MAX_INDENT = 16
-
-
-class BudgetContext(Context):
-    """Jinja's variables of one rendering, with its budget."""
-
-    budget: Budget
-
-    def derived(self, locals: dict[str, Any] | None = None) -> "BudgetContext":
-        context = super().derived(locals)
-        assert isinstance(context, BudgetContext)
-        context.budget = self.budget
-        return context
 
 
 class _Generation(Extension):
@@ -93,16 +86,14 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[loopcontrols, _Generation],
-            finalize=_finalize,
+            finalize=finalize,
             # Nothing is computed at load, where no budget is counted.
             optimized=False,
         )
         known: dict[str, Callable[..., Any]] = {"dict": dict, "namespace": Namespace}
-        self._range = pass_context(_limited_range)
-        self.globals = {**known, **functions, "range": self._range}
+        self.globals = {**known, **functions, "range": limited_range}
         self._functions = tuple(self.globals.values())
-        self.filters = {name: _guarded(FILTERS[name]) for name in _FILTERS}
-        self.filters.update(_OWN_FILTERS)
+        self.filters = sandbox_filters()
 
     def load(self, source: str) -> jinja2.Template:
         """Compile a template. jinja2.TemplateError, SyntaxError and RecursionError come out."""
@@ -132,6 +123,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             return False
         return not callable(value) or isinstance(value, Macro) or self.is_safe_callable(value)
 
+    def wrap_str_format(self, value: Any) -> None:
+        """No wrapper of Jinja's around `str.format`: `call` has its own, which counts."""
+
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
         """Refuse at once what Jinja would let be written out as nothing."""
         kind = type(obj).__name__
@@ -156,8 +150,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             if __obj.__name__ == "join":
-                return _join(__context, args[0], owner)
-            _check_str_method(budget, owner, __obj.__name__, args)
+                return join(__context, args[0], owner)
+            if __obj.__name__ == "format":
+                return format_text(__context, owner, args, kwargs)
+            check_str_method(budget, owner, __obj.__name__, args)
         if isinstance(__obj, Macro) and (__obj.catch_varargs or __obj.catch_kwargs):
             budget.weigh(args)
             budget.weigh(kwargs)
@@ -181,7 +177,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(sequence, str | list | tuple) and isinstance(times, int):
                     context.budget.charge(len(sequence) * max(times, 0))
-        result = _OPERATORS[operator](left, right)
+        result = OPERATORS[operator](left, right)
         context.budget.weigh(result)
         return result
 
@@ -218,180 +214,3 @@ def _scaled(node: Any) -> Any:
 
 def _through(name: str, node: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-
-def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of Jinja, counted, and its result weighed."""
-    passes = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
-
-    @pass_context
-    def guarded(context: BudgetContext, *args: Any, **kwargs: Any) -> Any:
-        context.budget.step()
-        if any(isinstance(arg, Namespace) for arg in args):
-            raise SecurityError("a namespace cannot be filtered")
-        first = {
-            "context": (context,),
-            "eval_context": (context.eval_ctx,),
-            "environment": (context.environment,),
-        }.get(passes, ())
-        result = function(*first, *args, **kwargs)
-        context.budget.weigh(result)
-        return result
-
-    return guarded
-
-
-def _text(context: BudgetContext, value: Any) -> str:
-    """A value written out, charged. Only kinds whose length was weighed before can be."""
-    if not isinstance(value, _PLAIN):
-        raise SecurityError(f"a {type(value).__name__} cannot be written out")
-    context.budget.weigh(value)
-    return str(value)
-
-
-@pass_context
-def _finalize(context: BudgetContext, value: Any) -> str:
-    return _text(context, value)
-
-
-@pass_context
-def _turns(context: BudgetContext, items: Any) -> Any:
-    if isinstance(items, Undefined):
-        return items
-    return _counted(context.budget, items)
-
-
-def _counted(budget: Budget, items: Any) -> Iterator[Any]:
-    for item in items:
-        budget.step()
-        yield item
-
-
-@pass_context
-def _made(context: BudgetContext, value: Any) -> Any:
-    context.budget.weigh(value)
-    return value
-
-
-@pass_context
-def _concat(context: BudgetContext, parts: list[Any]) -> str:
-    texts = [_text(context, part) for part in parts]
-    context.budget.charge(sum(map(len, texts)))
-    return "".join(texts)
-
-
-@pass_context
-def _string(context: BudgetContext, value: Any) -> str:
-    return _text(context, value)
-
-
-@pass_context
-def _escape(context: BudgetContext, value: Any) -> str:
-    text = str(escape(_text(context, value)))
-    context.budget.charge(len(text))
-    return text
-
-
-@pass_context
-def _replace(context: BudgetContext, value: Any, old: str, new: str, count: int = -1) -> str:
-    text = _text(context, value)
-    _check_str_method(context.budget, text, "replace", (old, new, count))
-    return text.replace(old, new, -1 if count is None else count)
-
-
-@pass_context
-def _trim(context: BudgetContext, value: Any, chars: str | None = None) -> str:
-    text = _text(context, value)
-    _check_str_method(context.budget, text, "strip", (chars,))
-    return text.strip(chars)
-
-
-@pass_context
-def _join(context: BudgetContext, value: Any, d: str = "", attribute: Any = None) -> str:
-    if attribute is not None:
-        environment = context.environment
-        value = [environment.getitem(item, attribute) for item in value]
-    texts = [_text(context, item) for item in _counted(context.budget, value)]
-    context.budget.charge(sum(map(len, texts)) + len(d) * len(texts))
-    return d.join(texts)
-
-
-@pass_context
-def _indent(
-    context: BudgetContext, value: Any, width: int = 4, first: bool = False, blank: bool = False
-) -> str:
-    text = _text(context, value)
-    if isinstance(width, bool) or not isinstance(width, int) or not 0 <= width <= _MAX_INDENT:
-        raise SecurityError(f"an indentation is a number from 0 to {_MAX_INDENT}")
-    lines = text.split("\n")
-    context.budget.charge(len(text) + width * len(lines))
-    pad = " " * width
-    rest = [pad + line if line or blank else line for line in lines[1:]]
-    return "\n".join([pad + lines[0] if first else lines[0], *rest])
-
-
-@pass_context
-def _tojson(
-    context: BudgetContext,
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as models were trained on it: no escapes for HTML."""
-    if indent is not None and (not isinstance(indent, int) or not 0 <= indent <= _MAX_INDENT):
-        raise SecurityError(f"an indentation is a number from 0 to {_MAX_INDENT}")
-    if any(len(separator) > _MAX_INDENT for separator in separators or ()):
-        raise SecurityError(f"a separator has more than {_MAX_INDENT} characters")
-    context.budget.weigh(value)
-    encoder = json.JSONEncoder(
-        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-    pieces = []
-    length = 0
-    for piece in encoder.iterencode(value):
-        length += len(piece)
-        if length > context.budget.value_chars:
-            break
-        pieces.append(piece)
-    context.budget.charge(length)
-    return "".join(pieces)
-
-
-def _limited_range(context: BudgetContext, *args: int) -> range:
-    items = range(*args)
-    context.budget.count_range(items)
-    return items
-
-
-def _check_str_method(budget: Budget, text: str, name: str, args: tuple[Any, ...]) -> None:
-    """Charge what a method of a string is about to make, before it makes it."""
-    if name == "replace" and len(args) >= 2:
-        old, new = args[:2]
-        if isinstance(old, str) and isinstance(new, str):
-            found = text.count(old)
-            budget.charge(len(text) + found * max(len(new) - len(old), 0))
-    elif name in ("strip", "lstrip", "rstrip") and len(args[0] or "" if args else "") > _MAX_STRIP:
-        raise SecurityError(f"more than {_MAX_STRIP} characters to strip")
-
-
-_OPERATORS = MappingProxyType(
-    {"+": operator.add, "*": operator.mul, "**": operator.pow, "%": operator.mod}
-)
-_OWN_FILTERS = MappingProxyType(
-    {
-        "_concat": _concat,
-        "_made": _made,
-        "_turns": _turns,
-        "e": _escape,
-        "escape": _escape,
-        "indent": _indent,
-        "join": _join,
-        "replace": _replace,
-        "safe": _string,
-        "string": _string,
-        "tojson": _tojson,
-        "trim": _trim,
-    }
-)

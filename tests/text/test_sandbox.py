@@ -7,7 +7,8 @@ import pytest
 
 from pagemill.errors import BadModelFile, InvalidRequest
 from pagemill.text.budget import TemplateLimits
-from pagemill.text.chat import ChatTemplate, Message
+from pagemill.text.chat import ChatTemplate
+from pagemill.text.messages import Message
 
 MESSAGES = [Message("user", "hello")]
 
@@ -27,7 +28,10 @@ ESCAPES = [
     "{{ ['']|map('attr', '__class__')|list }}",
     "{{ ['']|map(attribute='__class__')|list }}",
     "{{ ['']|groupby('__class__') }}",
-    "{{ 'a'.format(1) }}",
+    "{{ '{0[a]}'.format({'a': 1}) }}",
+    "{{ '{:9999999999}'.format(1) }}",
+    "{{ '{!r}'.format(messages) }}",
+    "{{ '{0}'.format(messages.append) }}",
     "{{ '{0.__class__}'.format(messages) }}",
     "{{ '{a.__class__}'.format_map({'a': 1}) }}",
     "{{ '%s' % messages }}",
@@ -50,6 +54,35 @@ ESCAPES = [
     "{% for x in [1] %}{{ loop._undefined }}{% endfor %}",
     "{{ (1).to_bytes(9, 'big') }}",
     "{{ [1]|map('system')|list }}",
+    "{{ messages[0]|attr('update') }}",
+    "{{ (''|attr('format_map'))({}) }}",
+    "{% set ns = namespace() %}{{ ns|attr('__init__') }}",
+    "{{ ns.__class__ if ns is defined else namespace.__class__ }}",
+    "{{ ''|safe|attr('__html__') }}",
+    "{{ (''|safe).unescape() }}",
+    "{{ (''|safe).striptags() }}",
+    "{{ joiner(', ') }}",
+    "{{ url_for }}{{ url_for.__globals__ }}",
+    "{{ get_flashed_messages.__globals__ }}",
+    "{{ config.items() }}",
+    "{{ request.application.__globals__ }}",
+    "{% import 'os' as os %}{{ os.system('touch MARKER') }}",
+    "{% for c in [].__class__.__base__.__subclasses__() %}{% endfor %}",
+    "{% set x = messages.pop() %}",
+    "{{ messages.sort() }}",
+    "{{ messages[0].setdefault('a', 1) }}",
+    "{{ messages[0].clear() }}",
+    "{% set messages[0].role = 'x' %}",
+    "{% macro m() %}{% endmacro %}{{ m.__init__ }}",
+    "{% macro m() %}{% endmacro %}{{ m.__call__ }}",
+    "{{ range.__init__ }}",
+    "{{ (range(3)).__class__ }}",
+    "{{ loop }}{% for x in [1] recursive %}{{ loop.__class__ }}{% endfor %}",
+    "{% call(x) cycler() %}{% endcall %}",
+    "{{ debug() }}{% debug %}",
+    "{% do 1 %}",
+    "{% trans %}x{% endtrans %}",
+    "{% autoescape true %}x{% endautoescape %}",
 ]
 BOMBS = [
     "{% for i in range(10**9) %}{% endfor %}",
@@ -81,6 +114,18 @@ BOMBS = [
     "{{ " + "1+" * 20_000 + "1 }}",
     "{{ " + "[" * 20_000 + "1" + "]" * 20_000 + " }}",
     "{{ 'a'" + "|upper" * 20_000 + " }}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(10**5) }}",
+    "{% macro m(n) %}{{ m(n + 1) if n < 10**5 }}x{% endmacro %}{{ m(0) }}",
+    "{{ ('{0}' * 100000).format('a' * 1000) }}",
+    "{{ ('{}' * 400000).format(*range(99999)) }}",
+    "{{ (('&' * 100000)|safe) + '&' * 1000000 }}",
+    "{{ range(99999)|sum }}{{ range(99999)|batch(1)|list }}",
+    "{{ range(99999)|list|tojson(indent=16) ~ range(99999)|list|tojson(indent=16) }}",
+    "{% for a in range(999) %}{{ range(99999)|list|sort|join }}{% endfor %}",
+    "{% for a in range(9999) %}{{ ('a' * 99999).split('a')|length }}{% endfor %}",
+    "{% for a in range(9999) %}{{ ('a' * 99999) in ('b' * 999999) }}{% endfor %}",
+    "{% set ns = namespace(d={}) %}{% for i in range(99999) %}"
+    "{% set ns.d = dict(ns.d, **{i|string: 'x' * 100}) %}{% endfor %}",
 ]  # fmt: skip
 # What a loop of 100 turns makes of ns.s, each time about twice as large.
 DOUBLINGS = [
@@ -98,6 +143,8 @@ DOUBLINGS = [
     "{% set ns.s = [namespace(a=ns.s, b=ns.s)] %}",
     "{% set ns.s = (ns.s ~ '\"')|tojson %}",
     "{% set ns.s = ns.s|indent(16, true) ~ '\n\n' ~ ns.s %}",
+    "{% set ns.s = '{0}{0}'.format(ns.s) %}",
+    "{% set ns.s = (ns.s ~ '&')|escape %}{% set ns.s = ns.s + ns.s %}",
     "{% filter replace('a', 'aa') %}{{ ns.s }}{% endfilter %}{% set ns.s = ns.s * 2 %}",
 ]
 LOOPED = [
