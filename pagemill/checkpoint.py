@@ -75,6 +75,10 @@ class WeightSource(Protocol):
         """Tensors (count, rows, k): the Weight of each expert, its parts stacked as in `matrix`."""
         ...
 
+    def expert_vectors(self, *parts: Part, count: int) -> Iterator[Float32]:
+        """Tensors (count, size): those of each expert, one after another."""
+        ...
+
     def vector(self, *parts: Part) -> Float32:
         """Tensors as float32, one after another; of a part the number of elements is stated."""
         ...
@@ -92,7 +96,7 @@ class Take:
     """
 
     name: str  # in the file, "{}" for the layer
-    change: Callable[[Array, ModelCard], Array]
+    change: Callable[[Array, Keys], Array]
 
 
 # Where config.json has a setting: its key, or a function of the whole (parsed) file. A function

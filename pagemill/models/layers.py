@@ -61,27 +61,26 @@ class LayerNorm:
 class Attention:
     """Grouped-query attention with rotary positions over paged keys and values.
 
-    A relative sets `scoring`, `sinks` or `rope` (None: no rotation) after `__init__`, or overrides
-    `adjust`, which sees queries and keys before they are rotated.
+    A relative overrides what differs: `score` (scale, window, cap), `rotation`, or `adjust`, which
+    sees queries and keys before they are rotated.
     """
 
-    scoring: Scoring
-    rope: Rope | None
-    sinks: Array | None = None
+    window_period = 0  # of so many layers all but the last have the window; 0: all layers have it
 
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
         self.ops, self.index = ops, index
         self.heads, self.kv_heads, self.head_dim = card.heads, card.kv_heads, card.head_dim
-        self.scoring = Scoring(card.head_dim**-0.5)
         value_dim = source.keys.whole("attention.value_length", 1, 1 << 16, card.head_dim)
         if value_dim != card.head_dim:
             what = f"is {value_dim}; heads whose keys have another length, {card.head_dim}, cannot"
             raise source.keys.unsupported("attention.value_length", f"{what} be run")
-        self.rope = rotary(card, source)
         q_rows, kv_rows = self.heads * self.head_dim, self.kv_heads * self.head_dim
         self.qkv = self.projection(card, source, q_rows, kv_rows)
         name = f"blk.{index}.attn_output"
         self.output = Linear(ops, source, (name, card.hidden_size), k=q_rows)
+        self.scoring = self.score(card, source)
+        self.rope = self.rotation(card, source)
+        self.sinks: Array | None = None
 
     def projection(
         self, card: ModelCard, source: WeightSource, q_rows: int, kv_rows: int
@@ -92,6 +91,22 @@ class Attention:
         if source.has(f"{at}.attn_qkv"):  # fused in the file already
             parts = [(f"{at}.attn_qkv", q_rows + 2 * kv_rows)]
         return Linear(self.ops, source, *parts, k=card.hidden_size)
+
+    def score(self, card: ModelCard, source: WeightSource) -> Scoring:
+        return Scoring(card.head_dim**-0.5, self.window(card, source))
+
+    def window(self, card: ModelCard, source: WeightSource) -> int:
+        """Tokens that this layer sees; 0: all."""
+        size = source.keys.whole("attention.sliding_window", 0, 1 << 31, 0)
+        pattern = "attention.sliding_window_pattern"  # a flag for each layer
+        if size and source.keys.has(pattern):
+            return size if source.keys.flags(pattern, card.layers, True)[self.index] else 0
+        period = self.window_period
+        return size if not period or self.index % period < period - 1 else 0
+
+    def rotation(self, card: ModelCard, source: WeightSource) -> Rope | None:
+        """How queries and keys are rotated; None: they are not."""
+        return rotary(card, source)
 
     def adjust(self, q: Array, k: Array) -> tuple[Array, Array]:
         """q (T, H, D) and k (T, G, D) before rotation."""
@@ -109,11 +124,21 @@ class Attention:
         if self.rope is not None:
             q = ops.rope(q, step.positions, self.rope)
             k = ops.rope(k, step.positions, self.rope)
-        y = self.attend(q, k, v, step, kv)  # (T, heads, dim)
+        # (T, heads, dim)
+        y = ops.attention(q, k, v, kv[self.index], step, self.scoring, self.sinks)
         return self.output(y.reshape(num_tokens, q_end))
 
-    def attend(self, q: Array, k: Array, v: Array, step: Step, kv: Array) -> Array:
-        return self.ops.attention(q, k, v, kv[self.index], step, self.scoring, self.sinks)
+
+class NormedAttention(Attention):
+    """Attention with an RMS norm of every head's query and key."""
+
+    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
+        super().__init__(card, ops, source, index)
+        self.q_norm = RmsNorm(card, ops, source, f"blk.{index}.attn_q_norm", card.head_dim)
+        self.k_norm = RmsNorm(card, ops, source, f"blk.{index}.attn_k_norm", card.head_dim)
+
+    def adjust(self, q: Array, k: Array) -> tuple[Array, Array]:
+        return self.q_norm(q), self.k_norm(k)
 
 
 class GatedFeedForward:

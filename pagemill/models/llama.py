@@ -6,34 +6,27 @@ index that is an array.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pagemill.checkpoint import Family, Keys, Origin, WeightSource, neighbours_to_halves
-from pagemill.models.layers import Attention, GatedFeedForward, RmsNorm
+from pagemill.models.blocks import PreNorm
+from pagemill.models.layers import RmsNorm
+from pagemill.models.moe import dense_or_mixture
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
 
-class LlamaLayer:
-    """One transformer layer. A relative that differs here overrides what differs."""
+class LlamaLayer(PreNorm):
+    """Mixtral is a Llama with experts, in GGUF files by name too."""
 
-    attention_type = Attention
-    ffn_type = GatedFeedForward
-
-    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
-        self.attention_norm = RmsNorm(card, ops, source, f"blk.{index}.attn_norm")
-        self.attention = self.attention_type(card, ops, source, index)
-        self.ffn_norm = RmsNorm(card, ops, source, f"blk.{index}.ffn_norm")
-        self.ffn = self.ffn_type(card, ops, source, index)
-
-    def __call__(self, x: Array, step: Step, kv: Array) -> Array:
-        x = x + self.attention(self.attention_norm(x), step, kv)
-        return x + self.ffn(self.ffn_norm(x))
+    ffn_type = staticmethod(dense_or_mixture)
 
 
 class Llama:
     """The network: `model(step, kv)` are the logits (S, V) of the step's sampled rows."""
 
-    layer_type = LlamaLayer
+    layer_type: type[PreNorm] = LlamaLayer
+    norm_type: Any = RmsNorm
 
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource) -> None:
         """Takes the weights over, one matrix at a time. BadModelFile names what is missing."""
@@ -41,7 +34,7 @@ class Llama:
         table = ("token_embd", card.vocab_size)
         self.embedding = ops.upload(source.matrix(table, k=card.hidden_size), table=True)
         self.layers = [self.layer_type(card, ops, source, index) for index in range(card.layers)]
-        self.norm = RmsNorm(card, ops, source, "output_norm")
+        self.norm = self.norm_type(card, ops, source, "output_norm")
         self.head = self.embedding
         if not card.tied_embeddings:
             self.head = ops.upload(source.matrix(("output", card.vocab_size), k=card.hidden_size))
@@ -75,5 +68,20 @@ def gguf_neighbours(card: ModelCard, keys: Keys, origin: Origin) -> Mapping[str,
     }
 
 
+_MOE = "model.layers.{}.block_sparse_moe"
+
 MODEL = Llama
-FAMILIES = (Family("llama", ("LlamaForCausalLM",), row_orders=gguf_neighbours),)
+FAMILIES = (
+    Family("llama", ("LlamaForCausalLM", "MistralForCausalLM"), row_orders=gguf_neighbours),
+    Family(
+        "llama",
+        ("MixtralForCausalLM",),
+        tensors={
+            "blk.{}.ffn_gate_inp.weight": f"{_MOE}.gate.weight",
+            "blk.{}.ffn_gate_exps.weight": f"{_MOE}.experts.{{}}.w1.weight",
+            "blk.{}.ffn_up_exps.weight": f"{_MOE}.experts.{{}}.w3.weight",
+            "blk.{}.ffn_down_exps.weight": f"{_MOE}.experts.{{}}.w2.weight",
+        },
+        row_orders=gguf_neighbours,
+    ),
+)

@@ -58,6 +58,11 @@ class GGUFSource:
                 rows=tuple(rows for _, rows in parts),
             )
 
+    def expert_vectors(self, *parts: Part, count: int) -> Iterator[Float32]:
+        stacks = [self._values(name, count * size).reshape(count, size) for name, size in parts]
+        for expert in range(count):
+            yield np.concatenate([stack[expert] for stack in stacks])
+
     def vector(self, *parts: Part) -> Float32:
         return np.concatenate([self._values(name, size) for name, size in parts])
 
