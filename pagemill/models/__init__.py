@@ -19,9 +19,8 @@ from pagemill.errors import Unsupported
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
-_SHARED = frozenset(
-    {"layers", "blocks", "moe", "rotary"}
-)  # modules that are parts of networks, not networks
+# Modules that are parts of networks, not networks.
+_SHARED = frozenset({"layers", "blocks", "moe", "rotary"})
 
 
 class Model(Protocol):

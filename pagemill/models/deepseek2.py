@@ -129,8 +129,12 @@ class DeepSeekLayer(PreNorm):
 class DeepSeek2(Llama):
     layer_type = DeepSeekLayer
 
+    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource) -> None:
+        super().__init__(card, ops, source)
+        self.widths = Widths.read(source.keys)
+
     def new_kv(self, num_pages: int, page_size: int) -> Array:
-        w = self.layers[0].attention.widths
+        w = self.widths
         return self.ops.new_kv(self.card.layers, num_pages, page_size, 1, w.latent + w.rope)
 
 

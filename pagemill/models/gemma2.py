@@ -1,8 +1,10 @@
 """Gemma 2 (Google DeepMind, 2024): Gemma with norms on both sides, soft caps of scores and logits,
 and a window in every other layer."""
 
-from pagemill.checkpoint import Family, WeightSource
-from pagemill.models.blocks import Sandwich
+from collections.abc import Mapping
+
+from pagemill.checkpoint import Family, Setting, WeightSource
+from pagemill.models.blocks import PreNorm, Sandwich
 from pagemill.models.gemma import GeluFeedForward, Gemma, norms
 from pagemill.models.layers import Attention
 from pagemill.ops.interface import Array, Ops, Scoring
@@ -35,7 +37,7 @@ class Gemma2Layer(Sandwich):
 
 
 class Gemma2(Gemma):
-    layer_type = Gemma2Layer
+    layer_type: type[PreNorm] = Gemma2Layer
 
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource) -> None:
         super().__init__(card, ops, source)
@@ -47,12 +49,12 @@ class Gemma2(Gemma):
         return self.ops.softcap(logits, self.cap) if self.cap else logits
 
 
-SETTINGS = {
+SETTINGS: Mapping[str, Setting] = {
     "attention.scale": lambda config: float(config["query_pre_attn_scalar"]) ** -0.5,
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-NORMS = {
+NORMS: Mapping[str, str] = {
     "attn_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",

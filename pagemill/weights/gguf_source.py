@@ -76,7 +76,8 @@ class GGUFSource:
 
     def _info(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         info = self._take(name)
-        if info.shape != shape:
+        flat = (int(np.prod(info.shape[:-1])), info.shape[-1])
+        if shape not in (info.shape, flat):
             raise BadModelFile(
                 f"{self._name}: tensor {show(info.name)} has shape {info.shape}, not {shape}"
             )
