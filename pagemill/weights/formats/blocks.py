@@ -5,7 +5,7 @@ matrix of any size is unpacked or packed with little more memory than its result
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Float32: TypeAlias = NDArray[np.float32]
 
 _SLAB_ELEMENTS = 1 << 16
+_LEAST = np.float32(1e-30)  # far below what half precision tells from 0; its inverse is finite
 
 
 def unpack_rows(
@@ -53,6 +54,11 @@ def half_bytes(values: Float32) -> Bytes:
     return values.astype("<f2").view(np.uint8)
 
 
+def inverse(values: Float32) -> Float32:
+    """1 / values, and 0 where a value is as good as 0."""
+    return np.divide(np.float32(1), values, out=np.zeros_like(values), where=abs(values) > _LEAST)
+
+
 def split_bits(raw: Bytes, bits: int, run: int) -> Bytes:
     """Fields of `bits` bits, (n, bytes) -> (n, bytes * 8 / bits). Of each `run` bytes come first
     all their lowest fields, then all the next ones, up to the highest."""
@@ -62,8 +68,8 @@ def split_bits(raw: Bytes, bits: int, run: int) -> Bytes:
     return fields.reshape(len(raw), -1)
 
 
-def join_bits(fields: Bytes, bits: int, run: int) -> Bytes:
-    """What `split_bits` undoes."""
+def join_bits(fields: NDArray[np.integer[Any]], bits: int, run: int) -> Bytes:
+    """What `split_bits` undoes; the fields are uint8."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     parts = fields.reshape(len(fields), -1, 8 // bits, run) << shifts
     joined: Bytes = np.bitwise_or.reduce(parts, axis=2)

@@ -9,7 +9,17 @@ from typing import Final
 
 import numpy as np
 
-from pagemill.weights.formats.blocks import Bytes, Float32, half, split_bits, unpack_rows
+from pagemill.weights.formats import search
+from pagemill.weights.formats.blocks import (
+    Bytes,
+    Float32,
+    half,
+    half_bytes,
+    join_bits,
+    pack_rows,
+    split_bits,
+    unpack_rows,
+)
 
 NAME: Final = "Q2_K"
 BLOCK_SIZE: Final = 256
@@ -27,3 +37,16 @@ def _unpack(blocks: Bytes, out: Float32) -> None:
     quants = split_bits(blocks[:, 16:80], 2, 32).reshape(groups.shape)
     np.multiply(quants, (half(blocks, 80) * scales)[:, :, None], out=groups)
     groups -= (half(blocks, 82) * minimums)[:, :, None]
+
+
+def pack(values: Float32) -> Bytes:
+    """(rows, 256 B) -> (rows, 84 B) bytes. How scales are found is said in search.py."""
+    return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)
+
+
+def _pack(blocks: Float32) -> Bytes:
+    packed = search.fit_with_minimums(blocks, 16, 3, 15)
+    scales = (packed.scales | packed.minimums << 4).view(np.uint8)
+    quants = join_bits(packed.quants.view(np.uint8), 2, 32)
+    heads = half_bytes(packed.d), half_bytes(packed.dmin)
+    return np.concatenate([scales, quants, *heads], axis=1)

@@ -11,7 +11,17 @@ from typing import Final
 
 import numpy as np
 
-from pagemill.weights.formats.blocks import Bytes, Float32, half, split_bits, unpack_rows
+from pagemill.weights.formats import search
+from pagemill.weights.formats.blocks import (
+    Bytes,
+    Float32,
+    half,
+    half_bytes,
+    join_bits,
+    pack_rows,
+    split_bits,
+    unpack_rows,
+)
 
 NAME: Final = "Q3_K"
 BLOCK_SIZE: Final = 256
@@ -30,3 +40,24 @@ def _unpack(blocks: Bytes, out: Float32) -> None:
     groups = out.reshape(-1, 16, 16)
     signed = quants.view(np.int8) - np.int8(4)
     np.multiply(signed.reshape(groups.shape), scales[:, :, None], out=groups)
+
+
+def pack(values: Float32) -> Bytes:
+    """(rows, 256 B) -> (rows, 110 B) bytes. How scales are found is said in search.py."""
+    return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)
+
+
+def _pack(blocks: Float32) -> Bytes:
+    packed = search.fit(blocks, 16, 4, 32)
+    scales = (packed.scales + np.int8(32)).view(np.uint8)
+    quants = (packed.quants + np.int8(4)).view(np.uint8)
+    return np.concatenate(
+        [
+            join_bits(quants >> 2, 1, 32),
+            join_bits(quants & 3, 2, 32),
+            join_bits(scales & 0x0F, 4, 8),
+            join_bits(scales >> 4, 2, 4),
+            half_bytes(packed.d),
+        ],
+        axis=1,
+    )

@@ -13,6 +13,7 @@ from pagemill.weights.formats.blocks import (
     Float32,
     half,
     half_bytes,
+    inverse,
     join_bits,
     pack_rows,
     split_bits,
@@ -42,6 +43,7 @@ def pack(values: Float32) -> Bytes:
 def _pack(blocks: Float32) -> Bytes:
     widest = np.abs(blocks).argmax(axis=1, keepdims=True)
     scale = np.take_along_axis(blocks, widest, axis=1) / np.float32(-8)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    quants = np.minimum(15, (blocks * inverse + np.float32(8.5)).astype(np.int8)).view(np.uint8)
+    quants = np.minimum(15, (blocks * inverse(scale) + np.float32(8.5)).astype(np.int8)).view(
+        np.uint8
+    )
     return np.concatenate([half_bytes(scale), join_bits(quants, 4, 16)], axis=1)

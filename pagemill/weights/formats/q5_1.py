@@ -14,6 +14,7 @@ from pagemill.weights.formats.blocks import (
     Float32,
     half,
     half_bytes,
+    inverse,
     join_bits,
     pack_rows,
     split_bits,
@@ -44,8 +45,7 @@ def pack(values: Float32) -> Bytes:
 def _pack(blocks: Float32) -> Bytes:
     least = blocks.min(axis=1, keepdims=True)
     scale = (blocks.max(axis=1, keepdims=True) - least) / np.float32(31)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-    scaled = (blocks - least) * inverse + np.float32(0.5)
+    scaled = (blocks - least) * inverse(scale) + np.float32(0.5)
     quants = np.minimum(31, scaled.astype(np.uint8))
     fifth, rest = join_bits(quants >> 4, 1, 1), join_bits(quants & 0x0F, 4, 16)
     return np.concatenate([half_bytes(scale), half_bytes(least), fifth, rest], axis=1)

@@ -9,7 +9,17 @@ from typing import Final
 
 import numpy as np
 
-from pagemill.weights.formats.blocks import Bytes, Float32, half, split_bits, unpack_rows
+from pagemill.weights.formats import search
+from pagemill.weights.formats.blocks import (
+    Bytes,
+    Float32,
+    half,
+    half_bytes,
+    join_bits,
+    pack_rows,
+    split_bits,
+    unpack_rows,
+)
 
 NAME: Final = "Q6_K"
 BLOCK_SIZE: Final = 256
@@ -27,3 +37,16 @@ def _unpack(blocks: Bytes, out: Float32) -> None:
     groups = out.reshape(-1, 16, 16)
     signed = quants.view(np.int8) - np.int8(32)
     np.multiply(signed.reshape(groups.shape), scales[:, :, None], out=groups)
+
+
+def pack(values: Float32) -> Bytes:
+    """(rows, 256 B) -> (rows, 210 B) bytes. How scales are found is said in search.py."""
+    return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)
+
+
+def _pack(blocks: Float32) -> Bytes:
+    packed = search.fit(blocks, 16, 32, 128)
+    quants = (packed.quants + np.int8(32)).view(np.uint8)
+    low, high = join_bits(quants & 0x0F, 4, 64), join_bits(quants >> 4, 2, 32)
+    scales = packed.scales.view(np.uint8)
+    return np.concatenate([low, high, scales, half_bytes(packed.d)], axis=1)

@@ -12,6 +12,7 @@ from pagemill.weights.formats.blocks import (
     Float32,
     half,
     half_bytes,
+    inverse,
     pack_rows,
     unpack_rows,
 )
@@ -37,8 +38,7 @@ def pack(values: Float32) -> Bytes:
 
 def _pack(blocks: Float32) -> Bytes:
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-    scaled = blocks * inverse
+    scaled = blocks * inverse(scale)
     # Halves go away from zero, as C's roundf does.
     quants = np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled).astype(np.int8)
     return np.concatenate([half_bytes(scale), quants.view(np.uint8)], axis=1)
