@@ -131,7 +131,7 @@ class EngineConfig:
         0, _integer(0), "tokens computed in one step; bounds the pause a prompt can cause"
     )
     max_queued: int = _setting(
-        512, _integer(1), "requests that may wait; more are refused with 429"
+        0, _integer(0), "requests that may wait; more are refused with 429; 0: chosen"
     )
     kv_cache_memory: int = _setting(0, _size, "memory for keys and values, such as 512M; 0: chosen")
     page_size: int = _setting(16, _integer(1, 1024), "tokens in one page of keys and values")

@@ -35,11 +35,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A valid order: ids in, at most `max_tokens` ids out.
+    """A valid order: ids in, at most `max_tokens` ids out; or, `pooled`, one vector of the prompt,
+    for which max_tokens is 0.
 
     `stop_ids` end the answer when sampled (the model's end-of-text ids are among them unless the
     caller ignores them); before `min_tokens` they cannot be sampled. `priority`: lower runs first.
-    `cache_salt` separates prefix caches: pages are shared only between equal salts.
+    `cache_salt` separates prefix caches: pages are shared only between equal salts. `token_types`
+    says of each prompt token which text of a pair it belongs to; empty: all to the first.
     """
 
     id: str
@@ -50,6 +52,8 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     cache_salt: str = ""
     priority: int = 0
+    pooled: bool = False
+    token_types: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class Delta:
     sampled stop id is the last of `token_ids`, and `stop_id` repeats it. `logprobs` has one entry
     per token id when asked for. `cached_tokens` (prompt tokens found in the prefix cache) and the
     times are set on the final Delta; `error` says why when `finish` is "error". Times are seconds:
-    in the queue, from leaving the queue to the first token, from there to the end.
+    in the queue, from leaving the queue to the first token, from there to the end. `vector` is what
+    a pooled request gets, with its final Delta: float32, little-endian.
     """
 
     request_id: str
@@ -83,6 +88,7 @@ class Delta:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     preemptions: int = 0
+    vector: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ class ModelCard:
     experts_used: int = 0  # a token
     kv_elements: int = 0  # that one token adds to the cache: keys and values of all layers
     pooling: str = ""  # "mean", "cls", "last": vectors; "rank": scores; "": it writes text
+    labels: tuple[str, ...] = ()  # what the scores of "rank" are of, where the file says it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ and plans.
 from pagemill import models
 from pagemill.engine import process
 from pagemill.engine.engine import Engine
+from pagemill.engine.pooling import PoolingEngine
 from pagemill.errors import Unsupported
 from pagemill.ops.interface import Ops
 from pagemill.types import EngineInfo, EnginePlan
@@ -26,7 +27,8 @@ def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
     ops = _new_ops(plan)
     model = models.build(card, ops, checkpoint.source)
     kv = model.new_kv(plan.num_pages, plan.page_size)
-    engine = Engine(ops.compile(model), ops, kv, plan, card.vocab_size)
+    engine_type = PoolingEngine if card.pooling else Engine
+    engine = engine_type(ops.compile(model), ops, kv, plan, card.vocab_size)
     isa = getattr(ops, "isa", "")
     info = EngineInfo(
         model_path=plan.model_path,

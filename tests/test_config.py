@@ -28,7 +28,7 @@ def test_flag_beats_environment_beats_file_beats_default() -> None:
             "flags": {"max_queued": "3"},
         },
     ]
-    assert [load(**given).engine.max_queued for given in sources] == [512, 1, 2, 3]
+    assert [load(**given).engine.max_queued for given in sources] == [0, 1, 2, 3]
 
 
 def test_a_flag_that_is_none_was_not_given() -> None:
@@ -74,7 +74,7 @@ def test_switches(word: object) -> None:
     ("name", "value"),
     [
         ("port", "65536"), ("port", "-1"), ("port", "8000.5"), ("port", 8000.5), ("port", True),
-        ("port", "9" * 5000), ("max_queued", "0"), ("page_size", "x"), ("backend", "gpu"),
+        ("port", "9" * 5000), ("max_queued", "-1"), ("page_size", "x"), ("backend", "gpu"),
         ("kv_cache_memory", "-1"), ("kv_cache_memory", "nan"), ("kv_cache_memory", "1X"),
         ("kv_cache_memory", True), ("drain", "soon"), ("drain", "-1s"), ("drain", [1]),
         ("prefix_caching", "maybe"), ("api_key", [1]), ("index_url", "ftp://x"), ("home", ""),

@@ -12,9 +12,10 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,8 @@ class _Counters:
 class Engine:
     """Runs requests on one model. `kv` has `plan.num_pages` pages of `plan.page_size` tokens."""
 
+    scheduler_type: type[Scheduler] = Scheduler
+
     def __init__(
         self,
         model: Callable[[Step, Array], Array],
@@ -60,7 +63,9 @@ class Engine:
         self._model, self._ops, self._kv = model, ops, kv
         self._plan, self._vocab_size = plan, vocab_size
         self._pool = PagePool(plan.num_pages, plan.page_size, plan.prefix_caching)
-        self._scheduler = Scheduler(self._pool, plan.max_num_batched_tokens, plan.max_num_seqs)
+        self._scheduler = self.scheduler_type(
+            self._pool, plan.max_num_batched_tokens, plan.max_num_seqs
+        )
         self._sampler = Sampler()
         self._sequences: dict[str, Sequence] = {}  # unfinished, by request id
         self._num_added = 0
@@ -99,10 +104,10 @@ class Engine:
         if not plan:
             return ended
         try:
-            sampled = self._forward(plan)
+            outcome = self._forward(plan)
         except Exception as error:  # a boundary: whatever broke, these requests must be answered
             return ended + self._fail(plan, error)
-        deltas = self._update(plan, sampled)
+        deltas = self._update(plan, outcome)
         self._counters.steps += 1
         self._counters.step_tokens += sum(take for _, take in plan)
         self._counters.step_seconds += time.monotonic() - started
@@ -143,6 +148,8 @@ class Engine:
 
     def _check(self, request: Request) -> None:
         prompt_len, limit = len(request.prompt), self._plan.max_model_len
+        if request.pooled:
+            raise InvalidRequest("this model writes text; it gives no vectors", param="model")
         if not prompt_len or request.max_tokens < 1:
             raise InvalidRequest(
                 f"a request needs a prompt and max_tokens of at least 1; "
@@ -155,13 +162,17 @@ class Engine:
                 param="max_tokens",
             )
         ids = (*request.prompt, *request.stop_ids, *(id_ for id_, _ in request.sampling.logit_bias))
+        self._check_ids(ids, request.id)
+
+    def _check_ids(self, ids: Collection[int], request_id: str) -> None:
         if min(ids) < 0 or max(ids) >= self._vocab_size:
             raise InvalidRequest(f"token ids must be in 0..{self._vocab_size - 1}")
-        if request.id in self._sequences:
-            raise InvalidRequest(f"a request with the id {request.id!r} is running already")
+        if request_id in self._sequences:
+            raise InvalidRequest(f"a request with the id {request_id!r} is running already")
 
-    def _forward(self, plan: Plan) -> Sampled | None:
-        """Run the model over the plan. None if all rows are inside their prompts."""
+    def _forward(self, plan: Plan) -> Any:
+        """Run the model over the plan: what `_update` takes over. Here what was sampled, or None if
+        all rows are inside their prompts."""
         step = build_step(plan, self._plan.page_size)
         logits = self._model(step, self._kv)
         if not step.out_rows.size:
@@ -172,8 +183,9 @@ class Engine:
         assert sampled.ids.max() < self._vocab_size
         return sampled
 
-    def _update(self, plan: Plan, sampled: Sampled | None) -> list[Delta]:
+    def _update(self, plan: Plan, outcome: Any) -> list[Delta]:
         """Take the sampled tokens over; finish who is done."""
+        sampled: Sampled | None = outcome
         now = time.monotonic()
         deltas = []
         ids = [] if sampled is None else sampled.ids.tolist()
@@ -226,6 +238,7 @@ class Engine:
         token: int | None = None,
         logprobs: tuple[TokenLogprobs, ...] = (),
         error: str | None = None,
+        vector: bytes = b"",
     ) -> Delta:
         """Release everything of `seq` and write its final Delta."""
         self._scheduler.remove(seq)
@@ -253,6 +266,7 @@ class Engine:
             prefill_s=first_token - started,
             decode_s=now - first_token,
             preemptions=seq.preemptions,
+            vector=vector,
         )
 
 

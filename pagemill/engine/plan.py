@@ -13,7 +13,10 @@ from pagemill.types import EnginePlan, Machine, ModelCard
 CPU_PAGE_SIZE = 16  # its attention kernel reads whole groups of that many tokens
 DEFAULT_NUM_SEQS = 64
 MAX_NUM_SEQS = 1024
+DEFAULT_QUEUED = 512
 DEFAULT_BATCHED_TOKENS = 256  # more would not be faster on a CPU, but others would wait longer
+POOLED_QUEUED = 4096  # one call may bring two thousand texts
+POOLED_BATCHED_TOKENS = 2048  # a longer text has a step of its own
 TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
 KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
@@ -54,16 +57,24 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
             f"page_size is {page_size}; the cpu backend takes multiples of {CPU_PAGE_SIZE}",
             param="page_size",
         )
-    max_num_seqs = _within("max_num_seqs", config.max_num_seqs or DEFAULT_NUM_SEQS, 1, MAX_NUM_SEQS)
+    # Vectors of networks that keep nothing cost nothing beside their tokens.
+    default_seqs = MAX_NUM_SEQS if card.pooling and not card.kv_elements else DEFAULT_NUM_SEQS
+    max_num_seqs = _within("max_num_seqs", config.max_num_seqs or default_seqs, 1, MAX_NUM_SEQS)
     # However many answers run, a prompt must find room beside them.
     default_tokens = max(DEFAULT_BATCHED_TOKENS, 2 * max_num_seqs)
+    default_queued = DEFAULT_QUEUED
+    if card.pooling:
+        default_tokens, default_queued = POOLED_BATCHED_TOKENS, POOLED_QUEUED
     batched = _within(
         "max_num_batched_tokens", config.max_num_batched_tokens or default_tokens, 1, 1 << 20
     )
     if config.max_model_len:
         _within("max_model_len", config.max_model_len, 1, card.context_length)
     page_bytes = page_size * kv_bytes_per_token(card, backend)
-    num_pages = _num_pages(config, card, machine, page_size, page_bytes, max_num_seqs)
+    # A pooled row is gone after its step, so the pages of one step are enough.
+    of_a_step = batched // page_size + max_num_seqs
+    useful = of_a_step if card.pooling else -(-max_num_seqs * TYPICAL_LEN // page_size)
+    num_pages = _num_pages(config, card, machine, page_size, page_bytes, useful)
     max_model_len = config.max_model_len or min(card.context_length, num_pages * page_size)
     return EnginePlan(
         model_path=model_path,
@@ -72,11 +83,11 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=batched,
-        max_queued=_within("max_queued", config.max_queued, 1, 1 << 20),
+        max_queued=_within("max_queued", config.max_queued or default_queued, 1, 1 << 20),
         page_size=page_size,
         num_pages=num_pages,
         kv_bytes=num_pages * page_bytes,
-        prefix_caching=config.prefix_caching,
+        prefix_caching=config.prefix_caching and not card.pooling,
     )
 
 
@@ -92,19 +103,21 @@ def _num_pages(
     machine: Machine,
     page_size: int,
     page_bytes: int,
-    max_num_seqs: int,
+    useful: int,
 ) -> int:
     """Pages of the cache: at least one request of the longest length, whatever else."""
     free = max(0, machine.available_bytes - card.weights_bytes)
     needed_len = config.max_model_len or min(SMALLEST_USEFUL_LEN, card.context_length)
     needed = -(-needed_len // page_size)
     longest = -(-(config.max_model_len or card.context_length) // page_size)
+    if not page_bytes:
+        return max(longest, useful)
     if config.kv_cache_memory:
         num_pages, have = config.kv_cache_memory // page_bytes, config.kv_cache_memory
         if config.kv_cache_memory > free:
             raise _refusal("kv_cache_memory", config.kv_cache_memory, free, needed_len)
     else:
-        wanted = max(longest, -(-max_num_seqs * TYPICAL_LEN // page_size))
+        wanted = max(longest, useful)
         allowed = int(free * KV_SHARE) // page_bytes
         if config.max_model_len:  # asked for: may take more than the usual share
             allowed = max(allowed, min(needed, free // page_bytes))

@@ -161,7 +161,7 @@ class _Loop:
                 self._obey(order)
             if engine.has_work():
                 deltas = engine.step()
-                self._door.sendall(wire.encode(wire.progress(deltas, self._stats())))
+                self._door.sendall(wire.encode_step(deltas, self._stats()))
             if engine.has_work():
                 orders = self._orders.now()
             elif not (orders := self._orders.wait()):

@@ -6,13 +6,14 @@ Must not know: why these rows were planned, and what is done with the result.
 import numpy as np
 
 from pagemill.engine.scheduler import Plan
-from pagemill.ops.interface import Step
+from pagemill.ops.interface import Int32, Step
 
 
-def build_step(plan: Plan, page_size: int) -> Step:
+def build_step(plan: Plan, page_size: int, types: bool = False) -> Step:
     """Lay the planned rows out one after another. Rows that reach their last token are sampled.
 
-    The arrays are new in every step, so whoever keeps a Step keeps it unchanged.
+    `types`: also say which text of a pair a token belongs to; rows must then be whole. The arrays
+    are new in every step, so whoever keeps a Step keeps it unchanged.
     """
     num_rows, num_tokens = len(plan), sum(take for _, take in plan)
     token_ids, positions, slots = np.empty((3, num_tokens), np.int32)
@@ -49,4 +50,15 @@ def build_step(plan: Plan, page_size: int) -> Step:
         page_table=page_table,
         out_rows=np.array(out_rows, np.int32),
         page_size=page_size,
+        token_types=_token_types(plan) if types else None,
     )
+
+
+def _token_types(plan: Plan) -> Int32:
+    texts = np.zeros(sum(take for _, take in plan), np.int32)
+    at = 0
+    for seq, take in plan:
+        if seq.request.token_types:
+            texts[at : at + take] = seq.request.token_types
+        at += take
+    return texts

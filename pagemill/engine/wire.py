@@ -26,6 +26,7 @@ from pagemill.types import (
 
 FRAME_LIMIT = 8 << 20  # a prompt of a million tokens fits
 
+_VECTORS_LIMIT = 4 << 20  # bytes of vectors in one frame; the rest of it is far smaller
 _PREFIX = struct.Struct("<I")
 
 
@@ -106,6 +107,7 @@ class Change(msgspec.Struct, array_like=True, frozen=True):
     prefill_s: float
     decode_s: float
     preemptions: int
+    vector: bytes
 
     def delta(self, request_id: str) -> Delta:
         """The same for those outside."""
@@ -121,6 +123,7 @@ class Change(msgspec.Struct, array_like=True, frozen=True):
             self.prefill_s,
             self.decode_s,
             self.preemptions,
+            self.vector,
         )
 
 
@@ -218,6 +221,20 @@ def progress(deltas: Iterable[Delta], stats: EngineStats | None) -> Progress:
     return Progress(handles, ids, changes, stats)
 
 
+def encode_step(deltas: Iterable[Delta], stats: EngineStats | None) -> bytes:
+    """All that a step reports: one frame, or more when its vectors are too many for one."""
+    done = b""
+    part: list[Delta] = []
+    size = 0
+    for delta in deltas:
+        size += len(delta.vector)
+        if part and size > _VECTORS_LIMIT:
+            done += encode(progress(part, None))
+            part, size = [], len(delta.vector)
+        part.append(delta)
+    return done + encode(progress(part, stats))
+
+
 def _change(handle: int, delta: Delta) -> Change:
     return Change(
         handle,
@@ -231,4 +248,5 @@ def _change(handle: int, delta: Delta) -> Change:
         delta.prefill_s,
         delta.decode_s,
         delta.preemptions,
+        delta.vector,
     )

@@ -21,7 +21,7 @@ class Asked:
     max_model_len: int = 0
     max_num_seqs: int = 0
     max_num_batched_tokens: int = 0
-    max_queued: int = 512
+    max_queued: int = 0
     kv_cache_memory: int = 0
     page_size: int = 16
     prefix_caching: bool = True
@@ -56,6 +56,25 @@ def test_what_is_asked_is_what_is_planned() -> None:
 
 def test_many_sequences_leave_room_for_prompts() -> None:
     assert planned(Asked(max_num_seqs=1000)).max_num_batched_tokens == 2000
+
+
+def test_networks_that_pool_get_large_steps_of_many_rows() -> None:
+    encoder = replace(CARD, pooling="mean", kv_elements=0, context_length=512)
+    made = planned(Asked(), encoder)
+    assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (1024, 2048, 4096)
+    assert (made.max_model_len, made.kv_bytes, made.prefix_caching) == (512, 0, False)
+    # Whatever the texts' lengths, pages are not what ends a step.
+    assert made.num_pages >= made.max_num_seqs + made.max_num_batched_tokens // made.page_size
+
+
+def test_the_pages_of_a_pooled_decoder_hold_one_step_and_the_longest_text() -> None:
+    made = planned(Asked(), replace(CARD, pooling="last"))
+    assert made.max_num_seqs == 64
+    assert made.num_pages * 16 == max(8192, 2048 + 64 * 16)
+    short = planned(Asked(), replace(CARD, pooling="last"), available=200 << 20)
+    assert 256 <= short.max_model_len < 8192
+    with pytest.raises(ConfigError, match="max_model_len"):
+        planned(Asked(max_model_len=8192), replace(CARD, pooling="last"), available=200 << 20)
 
 
 def test_a_small_machine_shortens_an_automatic_context() -> None:

@@ -31,9 +31,12 @@ REQUEST = Request(
 )
 INFO = EngineInfo("/m.gguf", "reference", 1, 100, 64, 8, 16, 4, 16, 1000, 2000, 0.5, 4711)
 FINAL = Delta("5", (9,), (), "stop", 9, None, 16, 0.25, 0.5, 1.5, 2)
+POOLED = Delta("8", finish="stop", vector=b"\x00\x00\x80?" * 384)
 SPOKEN = Delta("6", (1, 2), (TokenLogprobs(-0.5, (1, 4), (-0.5, -1.0)), TokenLogprobs(-1.0)))
 
-ORDERS = [wire.Start(PLAN), wire.Add(REQUEST), wire.Abort(3), wire.Ask()]
+PAIR = Request("9", (1, 2, 3), 0, pooled=True, token_types=(0, 0, 1))
+
+ORDERS = [wire.Start(PLAN), wire.Add(REQUEST), wire.Add(PAIR), wire.Abort(3), wire.Ask()]
 REPORTS = [
     wire.Ready(INFO),
     wire.Failed("BadModelFile", "no", None),
@@ -41,6 +44,7 @@ REPORTS = [
     wire.Counted(EngineStats(running=3, step_seconds=0.5)),
     wire.progress([Delta("4", (7,)), FINAL, SPOKEN], EngineStats(waiting=1)),
     wire.progress([], None),
+    wire.progress([POOLED], None),
 ]
 
 
@@ -74,6 +78,18 @@ def test_a_token_costs_few_bytes() -> None:
     handles = range(1000, 1050)
     plain = wire.encode(wire.progress([Delta(str(h), (h * 17,)) for h in handles], None))
     assert len(plain) <= 6 * len(handles) + 16
+
+
+def test_vectors_of_a_step_take_as_many_frames_as_they_need() -> None:
+    deltas = [Delta(str(h), finish="stop", vector=bytes(40_000)) for h in range(500)]
+    stats = EngineStats(steps=3)
+    frames = frames_of(wire.encode_step(deltas, stats))
+    reports = [wire.decode_report(frame) for frame in frames]
+    assert len(frames) > 1 and max(map(len, frames)) < wire.FRAME_LIMIT
+    got = [change for r in reports if isinstance(r, wire.Progress) for change in r.changes]
+    assert [change.delta(str(change.handle)) for change in got] == deltas
+    assert [r.stats for r in reports if isinstance(r, wire.Progress)][-1] == stats
+    assert len(frames_of(wire.encode_step([POOLED, FINAL, SPOKEN], None))) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64, 1000])
