@@ -23,6 +23,7 @@ class Limits:
     header_bytes: int = 64 << 20
     keys: int = 1 << 14
     tensors: int = 1 << 15
+    parts: int = 1 << 10
     key_bytes: int = (1 << 16) - 1
     tensor_name_bytes: int = 64
     string_bytes: int = 16 << 20

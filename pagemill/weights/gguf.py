@@ -43,15 +43,21 @@ class TensorInfo:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    metadata: dict[str, Any]
+    places: dict[str, slice]  # where in the file each key's type and value stand
+    tensors: dict[str, TensorInfo]
+
+
 class GGUFFile:
     """An open GGUF file. `data` gives views of the mapped file; no tensor is copied."""
 
-    def __init__(
-        self, mapping: mmap.mmap, metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
-    ) -> None:
+    def __init__(self, mapping: mmap.mmap, header: "_Header") -> None:
         self._mapping: mmap.mmap | None = mapping
-        self.metadata = metadata
-        self.tensors = tensors
+        self._places = header.places
+        self.metadata: Mapping[str, Any] = MappingProxyType(header.metadata)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(header.tensors)
 
     @classmethod
     def open(cls, path: str | Path) -> "GGUFFile":
@@ -64,18 +70,27 @@ class GGUFFile:
         mapping = _map(path, name)
         try:
             with memoryview(mapping) as buffer:
-                metadata, tensors = _parse(Cursor(buffer, name, len(_MAGIC)), len(buffer))
+                header = _parse(Cursor(buffer, name, len(_MAGIC)), len(buffer))
         except BaseException:
             mapping.close()
             raise
-        return cls(mapping, MappingProxyType(metadata), MappingProxyType(tensors))
+        return cls(mapping, header)
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor as a read-only view of the file. KeyError when there is none."""
         info = self.tensors[name]
+        return np.frombuffer(self._open_mapping(), np.uint8, info.nbytes, info.offset)
+
+    def encoded(self, key: str) -> bytes:
+        """A value of the metadata as it stands in the file: its type, then its content. KeyError
+        when there is none."""
+        place = self._places[key]
+        return self._open_mapping()[place]
+
+    def _open_mapping(self) -> mmap.mmap:
         if self._mapping is None:
             raise ValueError("the file is closed")
-        return np.frombuffer(self._mapping, np.uint8, info.nbytes, info.offset)
+        return self._mapping
 
     def close(self) -> None:
         """Let go of the file. Views handed out stay valid: the last of them unmaps it."""
@@ -123,7 +138,7 @@ def _map(path: Path, name: str) -> mmap.mmap:
             raise BadModelFile(f"{name}: cannot be read: {reason}") from None
 
 
-def _parse(cursor: Cursor, file_bytes: int) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+def _parse(cursor: Cursor, file_bytes: int) -> _Header:
     version = cursor.u32("the version")
     if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
         cursor.fail("a big-endian file, only little-endian ones can be read")
@@ -137,15 +152,16 @@ def _parse(cursor: Cursor, file_bytes: int) -> tuple[dict[str, Any], dict[str, T
         cursor.fail(f"{num_keys} keys, the limit is {LIMITS.keys}")
     least = num_keys * _LEAST_KEY_BYTES + num_tensors * _LEAST_TENSOR_BYTES
     cursor.need(least, f"a header of {num_keys} keys and {num_tensors} tensors")
-    metadata = _metadata(cursor, num_keys)
+    metadata, places = _metadata(cursor, num_keys)
     alignment = _alignment(cursor, metadata)
     table = [_tensor(cursor, number, alignment) for number in range(num_tensors)]
     data_start = -(-cursor.position // alignment) * alignment
-    return metadata, _place(cursor, table, data_start, file_bytes)
+    return _Header(metadata, places, _place(cursor, table, data_start, file_bytes))
 
 
-def _metadata(cursor: Cursor, num_keys: int) -> dict[str, Any]:
+def _metadata(cursor: Cursor, num_keys: int) -> tuple[dict[str, Any], dict[str, slice]]:
     metadata: dict[str, Any] = {}
+    places: dict[str, slice] = {}
     for number in range(num_keys):
         cursor.place = f"key {number}"
         key = cursor.string("the key", LIMITS.key_bytes)
@@ -154,8 +170,10 @@ def _metadata(cursor: Cursor, num_keys: int) -> dict[str, Any]:
             cursor.fail("a key is empty")
         if key in metadata:
             cursor.fail("the key is there twice")
+        start = cursor.position
         metadata[key] = cursor.value(cursor.u32("the value's type"))
-    return metadata
+        places[key] = slice(start, cursor.position)
+    return metadata, places
 
 
 def _alignment(cursor: Cursor, metadata: Mapping[str, Any]) -> int:

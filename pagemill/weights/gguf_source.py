@@ -4,6 +4,7 @@ Nothing is requantized: matrices are read-only views of the file, except where a
 rows change order. Must not know how a network uses them.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,7 +17,8 @@ from pagemill.ops.interface import Float32, Weight
 from pagemill.types import ModelCard
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
-from pagemill.weights.gguf import GGUFFile, TensorInfo
+from pagemill.weights.gguf import TensorInfo
+from pagemill.weights.gguf_parts import GGUFParts
 
 _Item = TypeVar("_Item", bound=np.generic)
 
@@ -25,7 +27,7 @@ class GGUFSource:
     """`checkpoint.WeightSource` over an open file; `name` is the file's, for messages."""
 
     def __init__(
-        self, file: GGUFFile, card: ModelCard, family: Family, keys: Keys, name: str
+        self, file: GGUFParts, card: ModelCard, family: Family, keys: Keys, name: str
     ) -> None:
         self.keys = keys
         self._file, self._name = file, name
@@ -76,7 +78,7 @@ class GGUFSource:
 
     def _info(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         info = self._take(name)
-        flat = (int(np.prod(info.shape[:-1])), info.shape[-1])
+        flat = (math.prod(info.shape[:-1]), info.shape[-1])
         if shape not in (info.shape, flat):
             raise BadModelFile(
                 f"{self._name}: tensor {show(info.name)} has shape {info.shape}, not {shape}"
@@ -99,7 +101,7 @@ class GGUFSource:
                 f"{self._name}: tensor {show(info.name)}: format {info.format} cannot be unpacked; "
                 f"there are {', '.join(formats.names())}"
             )
-        if int(np.prod(info.shape)) != size:
+        if math.prod(info.shape) != size:
             raise BadModelFile(
                 f"{self._name}: tensor {show(info.name)} has shape {info.shape}, "
                 f"not {size} elements"
@@ -110,7 +112,7 @@ class GGUFSource:
 
     def _rows(self, info: TensorInfo) -> NDArray[np.uint8]:
         """(rows of all matrices, bytes per row), as in the file."""
-        return self._file.data(info.name).reshape(int(np.prod(info.shape[:-1])), -1)
+        return self._file.data(info.name).reshape(math.prod(info.shape[:-1]), -1)
 
     def _ordered(self, info: TensorInfo, rows: NDArray[_Item]) -> NDArray[_Item]:
         """In the order that networks expect: "blk.3.attn_q.weight" and its bias as "attn_q"."""

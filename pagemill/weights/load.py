@@ -12,7 +12,7 @@ from pagemill.checkpoint import Family, WeightSource
 from pagemill.types import ModelCard
 from pagemill.weights.card import read_card
 from pagemill.weights.cursor import show
-from pagemill.weights.gguf import GGUFFile
+from pagemill.weights.gguf_parts import GGUFParts
 from pagemill.weights.gguf_source import GGUFSource
 from pagemill.weights.keys import MetadataKeys
 
@@ -39,7 +39,7 @@ def open_model(path: str | Path, families: Families) -> Checkpoint:
 
     BadModelFile says what breaks the format, Unsupported what we know of but cannot run.
     """
-    file = GGUFFile.open(path)
+    file = GGUFParts.open(path)
     name = show(Path(path).name)
     keys = MetadataKeys(file.metadata, name)
     architecture = keys.text("general.architecture")

@@ -2,6 +2,7 @@
 
     python -m tests.weights.fuzz_target truncate
     python -m tests.weights.fuzz_target mutate SEED COUNT
+    python -m tests.weights.fuzz_target split SEED COUNT
 
 Prints one JSON object: how many files loaded, how many were refused, the slowest in seconds, the
 growth of memory in bytes. Any other end is a bug of the reader.
@@ -22,8 +23,11 @@ from pagemill.errors import BadModelFile, Unsupported
 from pagemill.ops.reference import ReferenceOps
 from pagemill.weights.load import open_model
 from tests.weights.llama_file import llama_file
+from tests.weights.split_file import part_name, split
 
 MEMORY = 1 << 30  # of addresses, imports included
+LAST = b"output_norm.weight"
+PARTS = 3
 EDGES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 
@@ -31,10 +35,11 @@ def truncated(good: bytes) -> Iterator[bytes]:
     return (good[:size] for size in range(len(good)))
 
 
-def mutated(good: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """Single bytes and whole fields changed, nine in ten of them before the tensors' data."""
+def mutated(good: bytes, seed: int, count: int, last: bytes = LAST) -> Iterator[bytes]:
+    """Single bytes and whole fields changed, nine in ten of them before the tensors' data. `last`
+    is the name of the last tensor."""
     source = random.Random(seed)  # repeatable on purpose
-    header = good.rindex(b"output_norm.weight") + 64
+    header = good.rindex(last) + 64
     for _ in range(count):
         raw = bytearray(good)
         end = header if source.random() < 0.9 else len(good) - 8
@@ -55,15 +60,28 @@ def read_all(path: Path) -> None:
     models.build(checkpoint.card, ReferenceOps(), checkpoint.source)
 
 
-def main() -> None:
+def files_of(folder: Path, kind: str, *numbers: int) -> tuple[Path, Iterator[bytes]]:
+    """A file of a good model in `folder`, and what is to be written in its place."""
+    if kind == "split":
+        parts = split(llama_file(), PARTS)
+        for number, part in enumerate(parts):
+            (folder / part_name(number, PARTS)).write_bytes(part.to_bytes())
+        number = numbers[0] % PARTS
+        good = parts[number].to_bytes()
+        path = folder / part_name(number, PARTS)
+        return path, mutated(good, *numbers, str(parts[number].tensors[-1].name).encode())
     good = llama_file().to_bytes()
+    path = folder / "some.gguf"
+    path.write_bytes(good)
+    return path, truncated(good) if kind == "truncate" else mutated(good, *numbers)
+
+
+def main() -> None:
     kind, *numbers = sys.argv[1:]
-    files = truncated(good) if kind == "truncate" else mutated(good, *map(int, numbers))
     loaded = refused = 0
     slowest = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "some.gguf"
-        path.write_bytes(good)
+        path, files = files_of(Path(folder), kind, *map(int, numbers))
         read_all(path)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -42,9 +42,11 @@ def test_every_truncation_is_refused():
     assert (report["loaded"], report["refused"]) == (0, len(llama_file().to_bytes()))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_mutations_load_or_are_refused(seed):
-    report = run("mutate", str(seed), str(MUTATIONS))
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("mutate", 1), ("mutate", 2), ("split", 3), ("split", 4)]
+)
+def test_mutations_load_or_are_refused(kind, seed):
+    report = run(kind, str(seed), str(MUTATIONS))
     assert report["loaded"] + report["refused"] == MUTATIONS
     # Both ends are reached, or the test proves little.
     assert min(report["loaded"], report["refused"]) > MUTATIONS // 20

@@ -279,6 +279,30 @@ class TestPlaces:
             GGUFFile.open(tmp_path / "a\x1b[31m\n.gguf")
         assert caught.value.message.isprintable()
 
+    def test_a_tensor_of_more_than_two_to_the_31_elements(self, tmp_path):
+        path = tmp_path / "sparse.gguf"
+        rows, k = (1 << 16) + 1, 1 << 15
+        header = with_tensors(one(dims=(k, rows), code=24, data=b"")).to_bytes()
+        path.write_bytes(header)
+        with path.open("r+b") as file:
+            file.truncate(len(header) + rows * k)
+            file.seek(len(header) + rows * k - 1)
+            file.write(b"\x07")
+        with GGUFFile.open(path) as opened:
+            data = opened.data("t").reshape(rows, k)
+        assert data.nbytes > 1 << 31
+        assert data[-1, -2:].tolist() == [0, 7]
+
+    def test_experts_are_views_of_the_file(self, tmp_path):
+        path = tmp_path / "experts.gguf"
+        raw = np.arange(3 * 2 * 18, dtype=np.uint8)  # (experts, rows, one block of Q4_0)
+        path.write_bytes(with_tensors(Tensor("t", (32, 2, 3), raw.tobytes(), 2)).to_bytes())
+        with GGUFFile.open(path) as opened:
+            assert opened.tensors["t"].shape == (3, 2, 32)
+            stack = opened.data("t").reshape(3, 2, 18)
+        assert not stack.flags.owndata
+        np.testing.assert_array_equal(stack[2], raw[72:].reshape(2, 18))
+
     def test_a_terabyte_of_nothing(self, tmp_path):
         path = tmp_path / "sparse.gguf"
         with path.open("wb") as file:
