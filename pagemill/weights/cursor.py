@@ -63,6 +63,16 @@ def type_name(code: int) -> str:
     return words[code] if code < len(words) else f"type {code}"
 
 
+def type_code(word: str) -> int:
+    """What `type_name` undoes; ValueError for a word that names no type."""
+    return _TYPE_NAMES.split().index(word)
+
+
+def number_layout(code: int) -> str:
+    """A number type's format for struct; KeyError when `code` is none."""
+    return _NUMBERS[code][0]
+
+
 def show(text: str) -> str:
     """A name from the file, short and without raw control characters, fit for a message."""
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
