@@ -124,9 +124,11 @@ class Attention:
         if self.rope is not None:
             q = ops.rope(q, step.positions, self.rope)
             k = ops.rope(k, step.positions, self.rope)
-        # (T, heads, dim)
-        y = ops.attention(q, k, v, kv[self.index], step, self.scoring, self.sinks)
+        y = self.attend(q, k, v, step, kv)  # (T, heads, dim)
         return self.output(y.reshape(num_tokens, q_end))
+
+    def attend(self, q: Array, k: Array, v: Array, step: Step, kv: Array) -> Array:
+        return self.ops.attention(q, k, v, kv[self.index], step, self.scoring, self.sinks)
 
 
 class NormedAttention(Attention):

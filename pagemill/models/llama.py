@@ -12,6 +12,7 @@ from pagemill.checkpoint import Family, Keys, Origin, WeightSource, neighbours_t
 from pagemill.models.blocks import PreNorm
 from pagemill.models.layers import RmsNorm
 from pagemill.models.moe import dense_or_mixture
+from pagemill.models.pooling import Pooler
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
@@ -38,6 +39,7 @@ class Llama:
         self.head = self.embedding
         if not card.tied_embeddings:
             self.head = ops.upload(source.matrix(("output", card.vocab_size), k=card.hidden_size))
+        self.pooler = Pooler(card, ops, source) if card.pooling else None
 
     def new_kv(self, num_pages: int, page_size: int) -> Array:
         """Pages for keys and values of all layers."""
@@ -55,6 +57,8 @@ class Llama:
         x = self.embed(step)
         for layer in self.layers:
             x = layer(x, step, kv)
+        if self.pooler is not None:  # it was trained to give vectors, not to write
+            return self.pooler(self.norm(x), step)
         return self.logits(x[step.out_rows])
 
 

@@ -19,6 +19,7 @@ from pagemill.weights.keys import MetadataKeys
 _MOST_LAYERS = 1 << 12
 _MOST_HEADS = 1 << 16
 _MOST_WIDTH = 1 << 24  # hidden, ffn and vocabulary sizes, context length
+_MOST_LABELS = 1 << 16
 _MATRIX_DIMS = 2
 _NORM_EPS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 _POOLINGS = ("", "mean", "cls", "last", "rank")  # by GGUF's number: "<architecture>.pooling_type"
@@ -89,6 +90,7 @@ def read_card(
         experts=experts,
         experts_used=keys.whole("expert_used_count", 0, _MOST_HEADS, 0),
         pooling=_pooling(keys, family),
+        labels=_labels(keys),
     )
     kv_elements = layers * 2 * kv_heads * head_dim
     if family.kv_elements is not None:
@@ -124,6 +126,16 @@ def _vocab_size(
 
 
 def _pooling(keys: MetadataKeys, family: Family) -> str:
-    if not keys.has("pooling_type"):
-        return family.pooling
-    return _POOLINGS[keys.whole("pooling_type", 0, len(_POOLINGS) - 1)]
+    kind = keys.whole("pooling_type", 0, len(_POOLINGS) - 1, 0)
+    return _POOLINGS[kind] or family.pooling
+
+
+def _labels(keys: MetadataKeys) -> tuple[str, ...]:
+    """Of a classifier."""
+    key = "classifier.output_labels"
+    if not keys.has(key):
+        return ()
+    labels = keys.strings(key)
+    if not 1 <= len(labels) <= _MOST_LABELS:
+        raise keys.bad(key, f"has {len(labels)} labels, not 1 to {_MOST_LABELS}")
+    return tuple(labels)

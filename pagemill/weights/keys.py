@@ -25,7 +25,7 @@ class MetadataKeys:
         return MetadataKeys(self._metadata, self._name, f"{architecture}.")
 
     def has(self, key: str) -> bool:
-        return self._prefix + key in self._metadata
+        return self._full(key) in self._metadata
 
     def text(self, key: str, default: str | None = None) -> str:
         """A string. Without `default` the key must be there."""
@@ -73,13 +73,17 @@ class MetadataKeys:
         return value
 
     def bad(self, key: str, what: str) -> BadModelFile:
-        return BadModelFile(f"{self._name}: key {show(self._prefix + key)}: {what}")
+        return BadModelFile(f"{self._name}: key {show(self._full(key))}: {what}")
 
     def unsupported(self, key: str, what: str) -> Unsupported:
-        return Unsupported(f"{self._name}: key {show(self._prefix + key)}: {what}")
+        return Unsupported(f"{self._name}: key {show(self._full(key))}: {what}")
+
+    def _full(self, key: str) -> str:
+        """Settings of the tokenizer stand under no architecture."""
+        return key if key.startswith("tokenizer.") else self._prefix + key
 
     def _get(self, key: str, default: _Value | None) -> Any:
-        value = self._metadata.get(self._prefix + key, default)
+        value = self._metadata.get(self._full(key), default)
         if value is None:
             raise self.bad(key, "is missing")
         return value

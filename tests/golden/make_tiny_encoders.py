@@ -1,0 +1,259 @@
+"""Makes tiny_<encoder>.gguf and tiny_encoders.npz: what networks that give vectors are held to.
+
+Needs packages that the project does not: run it in an environment of its own and commit the result.
+
+    python -m venv /tmp/golden && /tmp/golden/bin/pip install torch transformers gguf
+    /tmp/golden/bin/python tests/golden/make_tiny_encoders.py
+
+Random encoders are made by transformers in float32; the hidden states that it computes, pooled
+here, are the expectation of embeddings, and its logits that of classifiers. The GGUF files are
+written by the `gguf` package under the names that llama.cpp's converter gives.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+import transformers
+
+HERE = Path(__file__).parent
+VOCAB, HIDDEN, FFN, LAYERS, HEADS, CONTEXT = 40, 16, 24, 4, 2, 48
+LENGTHS = (1, 7, 30)
+
+Tensors = dict[str, np.ndarray]
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": FFN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+}
+BERT = {
+    "embeddings.word_embeddings": "token_embd",
+    "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types",
+    "embeddings.LayerNorm": "token_embd_norm",
+    "attention.self.query": "attn_q",
+    "attention.self.key": "attn_k",
+    "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output",
+    "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up",
+    "output.dense": "ffn_down",
+    "output.LayerNorm": "layer_output_norm",
+    "classifier.dense": "cls",
+    "classifier.out_proj": "cls.output",
+    "pooler.dense": "cls",
+    "classifier": "cls.output",
+}
+NOMIC = {
+    "embeddings.word_embeddings": "token_embd",
+    "embeddings.token_type_embeddings": "token_types",
+    "embeddings.LayerNorm": "token_embd_norm",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "attn_output_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "post_mlp_layernorm": "layer_output_norm",
+}
+MODERN = {
+    "embeddings.tok_embeddings": "token_embd",
+    "embeddings.norm": "token_embd_norm",
+    "final_norm": "output_norm",
+    "attn_norm": "attn_norm",
+    "attn.Wqkv": "attn_qkv",
+    "attn.Wo": "attn_output",
+    "mlp_norm": "ffn_norm",
+    "mlp.Wi": "ffn_up",
+    "mlp.Wo": "ffn_down",
+    "head.dense": "cls",
+    "head.norm": "cls.norm",
+    "classifier": "cls.output",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One encoder: how transformers makes it, and what its GGUF file says."""
+
+    arch: str
+    model: Callable[[], Any]
+    names: Mapping[str, str]
+    pooling: int  # of the GGUF file; 4 is a classifier
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    types: int = 0  # texts of a pair that it tells apart; 0: it has no such tensor
+    offset: int = 0  # of positions: RoBERTa's begin after the padding id
+    labels: tuple[str, ...] = ()
+
+
+def bert() -> Any:
+    config = transformers.BertConfig(**SIZES, max_position_embeddings=CONTEXT, type_vocab_size=2)
+    return transformers.BertModel(config, add_pooling_layer=False)
+
+
+def bert_classifier() -> Any:
+    config = transformers.BertConfig(
+        **SIZES, max_position_embeddings=CONTEXT, type_vocab_size=2, num_labels=3
+    )
+    return transformers.BertForSequenceClassification(config)
+
+
+def roberta() -> Any:
+    config = transformers.RobertaConfig(
+        **SIZES, max_position_embeddings=CONTEXT + 2, type_vocab_size=1, pad_token_id=1
+    )
+    return transformers.RobertaModel(config, add_pooling_layer=False)
+
+
+def reranker() -> Any:
+    config = transformers.XLMRobertaConfig(
+        **SIZES, max_position_embeddings=CONTEXT + 2, type_vocab_size=1, pad_token_id=1,
+        num_labels=1,
+    )  # fmt: skip
+    return transformers.XLMRobertaForSequenceClassification(config)
+
+
+def nomic() -> Any:
+    config = transformers.NomicBertConfig(**SIZES, max_position_embeddings=CONTEXT)
+    return transformers.NomicBertModel(config, add_pooling_layer=False)
+
+
+def modern_config(**changes: Any) -> Any:
+    return transformers.ModernBertConfig(
+        **SIZES, max_position_embeddings=CONTEXT, local_attention=8, global_attn_every_n_layers=3,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+        **changes,
+    )  # fmt: skip
+
+
+def modern() -> Any:
+    return transformers.ModernBertModel(modern_config())
+
+
+def modern_reranker() -> Any:
+    config = modern_config(num_labels=1, classifier_pooling="mean")
+    return transformers.ModernBertForSequenceClassification(config)
+
+
+MODERN_KEYS = {
+    "rope.freq_base": 160000.0,
+    "rope.freq_base_swa": 10000.0,
+    "attention.sliding_window": 8,
+    "attention.sliding_window_pattern": 3,
+}
+CASES = {
+    "bert": Case("bert", bert, BERT, 1, types=2),
+    "bert_classifier": Case(
+        "bert", bert_classifier, BERT, 4, types=2, labels=("bad", "so so", "good")
+    ),
+    "roberta": Case("bert", roberta, BERT, 2, types=1, offset=2),
+    "reranker": Case("bert", reranker, BERT, 4, types=1, offset=2),
+    "nomic": Case("nomic-bert", nomic, NOMIC, 1, {"rope.freq_base": 1000.0}, types=2),
+    "modern": Case("modern-bert", modern, MODERN, 2, MODERN_KEYS),
+    "modern_reranker": Case("modern-bert", modern_reranker, MODERN, 4, MODERN_KEYS),
+}
+
+
+def random_weights(model: Any) -> Any:
+    """Wide enough that what is wrong shows."""
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            noise = torch.randn_like(values)
+            if values.dim() == 1:
+                values.copy_(0.1 * noise if name.endswith("bias") else 1 + 0.2 * noise)
+            else:
+                values.copy_(noise * (1.0 if "embeddings" in name else 1.5 / HIDDEN**0.5))
+    return model.eval()
+
+
+def tensors(case: Case, model: Any) -> Tensors:
+    """The model's tensors under GGUF's names."""
+    found: Tensors = {}
+    for name, values in model.state_dict().items():
+        stem, _, ending = name.rpartition(".")
+        for prefix in ("bert.", "roberta.", "model.", "encoder."):
+            stem = stem.removeprefix(prefix)
+        at = ""
+        if stem.startswith(("layer.", "layers.")):
+            _, index, stem = stem.split(".", 2)
+            at = f"blk.{index}."
+        if stem not in case.names and "_proj" in stem:  # nomic: fused below
+            found[f"{at}{stem}.{ending}"] = values.numpy()
+            continue
+        array = values.numpy()
+        if case.names[stem] == "position_embd":
+            array = array[case.offset :]
+        found[f"{at}{case.names[stem]}.{ending}"] = np.ascontiguousarray(array)
+    for index in range(LAYERS if case.arch == "nomic-bert" else 0):
+        parts = [found.pop(f"blk.{index}.self_attn.{x}_proj.weight") for x in "qkv"]
+        found[f"blk.{index}.attn_qkv.weight"] = np.concatenate(parts)
+    return found
+
+
+def write_gguf(name: str, case: Case, model: Any) -> None:
+    writer = gguf.GGUFWriter(HERE / f"tiny_{name}.gguf", case.arch)
+    writer.add_name(f"tiny {name}")
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(FFN)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(getattr(model.config, "layer_norm_eps", 1e-5))
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType(case.pooling))
+    if case.types:
+        writer.add_token_type_count(case.types)
+    for key, value in case.keys.items():
+        if isinstance(value, float):
+            writer.add_float32(f"{case.arch}.{key}", value)
+        else:
+            writer.add_uint32(f"{case.arch}.{key}", value)
+    if case.labels:
+        writer.add_classifier_output_labels(list(case.labels))
+    for tensor, values in tensors(case, model).items():
+        writer.add_tensor(tensor, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def expected(case: Case, model: Any, ids: torch.Tensor, types: torch.Tensor) -> np.ndarray:
+    more = {"token_type_ids": types} if case.types == 2 else {}
+    with torch.no_grad():
+        out = model(ids, attention_mask=torch.ones_like(ids), **more)
+    if case.pooling == 4:
+        return out.logits[0].numpy()
+    hidden = out.last_hidden_state[0]
+    pooled = hidden.mean(0) if case.pooling == 1 else hidden[0]
+    return torch.nn.functional.normalize(pooled, dim=0).numpy()
+
+
+def main() -> None:
+    random = np.random.default_rng(11)
+    arrays: Tensors = {}
+    for length in LENGTHS:
+        # No id is that of padding, from which RoBERTa would count positions.
+        arrays[f"ids_{length}"] = random.integers(3, VOCAB, length).astype(np.int32)
+        arrays[f"types_{length}"] = (np.arange(length) >= length // 2 + 1).astype(np.int32)
+    for seed, (name, case) in enumerate(CASES.items()):
+        torch.manual_seed(seed)
+        model = random_weights(case.model())
+        write_gguf(name, case, model)
+        for length in LENGTHS:
+            ids, types = (
+                torch.tensor(arrays[f"{what}_{length}"][None].astype(np.int64))
+                for what in ("ids", "types")
+            )
+            arrays[f"{name}_{length}"] = expected(case, model, ids, types)
+            print(name, length, np.round(arrays[f"{name}_{length}"][:4], 3))
+    np.savez_compressed(HERE / "tiny_encoders.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()

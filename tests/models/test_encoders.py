@@ -1,0 +1,173 @@
+"""Tiny random encoders against the vectors and scores that transformers computed in float32."""
+
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pagemill import models
+from pagemill.engine.pooling import PoolingEngine
+from pagemill.errors import BadModelFile
+from pagemill.models import Model
+from pagemill.ops.interface import Float32, Ops, Step
+from pagemill.ops.reference import ReferenceOps
+from pagemill.types import Request
+from pagemill.weights.load import Checkpoint, open_model
+from tests.fakes import TinySource, run
+from tests.ops.cases import ragged_step
+from tests.samples import TINY_CARD, engine_plan
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LENGTHS = (1, 7, 30)
+EMBEDDERS = {"bert": "mean", "roberta": "cls", "nomic": "mean", "modern": "cls"}
+CLASSIFIERS = ("bert_classifier", "reranker", "modern_reranker")
+NAMES = (*EMBEDDERS, *CLASSIFIERS)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, NDArray[np.generic]]:
+    with np.load(GOLDEN / "tiny_encoders.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def opened(name: str) -> Checkpoint:
+    return open_model(GOLDEN / f"tiny_{name}.gguf", models)
+
+
+def built(name: str, ops: Ops) -> Model:
+    checkpoint = opened(name)
+    return models.build(checkpoint.card, ops, checkpoint.source)
+
+
+def step_of(golden: dict[str, NDArray[np.generic]], lengths: tuple[int, ...]) -> Step:
+    """Whole rows, one after another. There are no pages: nothing is kept."""
+    starts = np.array([0, *accumulate(lengths)], np.int32)
+    positions = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
+    ids, types = (
+        np.concatenate([golden[f"{what}_{length}"] for length in lengths])
+        for what in ("ids", "types")
+    )
+    return Step(
+        token_ids=ids,
+        positions=positions,
+        slots=np.arange(len(ids), dtype=np.int32),
+        row_starts=starts,
+        kv_lens=np.diff(starts),
+        page_table=np.zeros((len(lengths), 1), np.int32),
+        out_rows=starts[1:] - 1,
+        page_size=64,
+        token_types=types,
+    )
+
+
+@pytest.fixture(params=["reference"])
+def ops(request: pytest.FixtureRequest) -> Ops:
+    if request.param == "reference":
+        return ReferenceOps()
+    cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
+    backend: Ops = cpu.CpuOps(threads=2)
+    return backend
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vectors_and_scores_equal_those_of_transformers(name, ops, golden):
+    model = ops.compile(built(name, ops))
+    want = np.stack([golden[f"{name}_{length}"] for length in LENGTHS])
+    together = np.array(model(step_of(golden, LENGTHS), None))
+    np.testing.assert_allclose(together, want, rtol=0, atol=1e-4)
+    for row, length in enumerate(LENGTHS):
+        alone = np.asarray(model(step_of(golden, (length,)), None))
+        np.testing.assert_array_equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_say_what_the_network_gives(name):
+    card = opened(name).card
+    assert card.pooling == EMBEDDERS.get(name, "rank")
+    assert (card.kv_elements, card.context_length, card.hidden_size) == (0, 48, 16)
+    assert card.labels == (("bad", "so so", "good") if name == "bert_classifier" else ())
+
+
+@pytest.mark.parametrize("name", ["bert", "bert_classifier", "nomic"])
+def test_the_texts_of_a_pair_are_told_apart(name, golden):
+    model = built(name, ReferenceOps())
+    step = step_of(golden, (7,))
+    vector = np.array(model(step, None))
+    assert step.token_types is not None
+    step.token_types[:] = 0
+    assert np.abs(np.asarray(model(step, None)) - vector).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["modern", "modern_reranker"])
+def test_layers_with_a_window_do_not_see_everything(name, golden, monkeypatch):
+    attention = "pagemill.models.modern_bert.ModernBertAttention.window"
+    narrow = np.asarray(built(name, ReferenceOps())(step_of(golden, (30,)), None))
+    monkeypatch.setattr(attention, lambda *_: 0)
+    wide = np.asarray(built(name, ReferenceOps())(step_of(golden, (30,)), None))
+    assert np.abs(narrow - wide).max() > 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_gives_the_same(name, golden):
+    checkpoint, ops = opened(name), ReferenceOps()
+    model = models.build(checkpoint.card, ops, checkpoint.source)
+    plan = engine_plan(budget=32, max_model_len=48, prefix_caching=False)
+    engine = PoolingEngine(model, ops, None, plan, checkpoint.card.vocab_size)
+    for length in LENGTHS:
+        ids, types = (tuple(golden[f"{what}_{length}"].tolist()) for what in ("ids", "types"))
+        engine.add(Request(str(length), ids, 0, pooled=True, token_types=types))
+    done = run(engine)
+    for length in LENGTHS:
+        vector: Float32 = np.frombuffer(done[str(length)][0].vector, "<f4")
+        np.testing.assert_allclose(vector, golden[f"{name}_{length}"], rtol=0, atol=1e-4)
+
+
+DECODER = replace(TINY_CARD, tied_embeddings=False, vocab_size=TINY_CARD.hidden_size)
+
+
+def decoder(pooling: str, **tensors: Float32) -> Model:
+    source = TinySource(DECODER)
+    source.tensors["output"] = np.eye(DECODER.hidden_size, dtype=np.float32)
+    source.tensors |= tensors
+    return models.build(replace(DECODER, pooling=pooling), ReferenceOps(), source)
+
+
+def rows_of_ids(every: bool) -> Step:
+    step = ragged_step([0, 0], [5, 2], np.arange(4, dtype=np.int32), 8)
+    ids = np.array([5, 3, 4, 0, 7, 1, 2], np.int32)
+    return replace(step, token_ids=ids, out_rows=np.arange(7) if every else step.out_rows)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+def test_a_decoder_may_pool_what_it_would_write_from(pooling):
+    writer, embedder = decoder(""), decoder(pooling)
+    hidden = writer(rows_of_ids(every=True), writer.new_kv(4, 8))  # its head changes nothing
+    pooled = {
+        "last": [hidden[4], hidden[6]],
+        "mean": [hidden[:5].mean(0), hidden[5:].mean(0)],
+        "cls": [hidden[0], hidden[5]],
+    }[pooling]
+    want = np.stack([vector / np.linalg.norm(vector) for vector in pooled])
+    got = embedder(rows_of_ids(every=False), embedder.new_kv(4, 8))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_a_decoder_may_rank_by_its_last_token():
+    output = np.random.default_rng(3).normal(size=(1, DECODER.hidden_size)).astype(np.float32)
+    ranker, writer = decoder("rank", **{"cls.output": output}), decoder("")
+    hidden = writer(rows_of_ids(every=False), writer.new_kv(4, 8))
+    scores = ranker(rows_of_ids(every=False), ranker.new_kv(4, 8))
+    np.testing.assert_allclose(scores, hidden @ output.T, rtol=0, atol=1e-5)
+
+
+def test_a_classifier_without_its_dense_part_is_refused(tmp_path):
+    """Some converters leave it out; the scores of such a file would be wrong."""
+    data = (GOLDEN / "tiny_reranker.gguf").read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(data.replace(b"cls.weight", b"clx.weight"))
+    checkpoint = open_model(path, models)
+    with pytest.raises(BadModelFile, match=r"cls\.weight' is missing"):
+        models.build(checkpoint.card, ReferenceOps(), checkpoint.source)
