@@ -5,8 +5,9 @@ builds a `Request` (a dialect of the server, the command line, a test) has compa
 the model's limits; the engine looks once more at ids and lengths only, which kernels trust.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -31,6 +32,40 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
+
+
+# What may be asked of each knob, lowest and highest; top_k -1 and 0 are off.
+KNOB_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "temperature": (0.0, 2.0),
+        "top_k": (-1, 2**31 - 1),
+        "top_p": (0.0, 1.0),
+        "min_p": (0.0, 1.0),
+        "repetition_penalty": (0.01, 10.0),
+        "presence_penalty": (-2.0, 2.0),
+        "frequency_penalty": (-2.0, 2.0),
+        "max_tokens": (1, 2**31 - 1),
+    }
+)
+WHOLE_KNOBS = ("top_k", "max_tokens")  # the others are fractions
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What a model wants used where a request leaves a field out; None: it does not say.
+
+    Numbers are within `KNOB_RANGES`. `stop_ids` end answers beside the tokenizer's end-of-text ids.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tokens: int | None = None
+    stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

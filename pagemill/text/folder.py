@@ -1,4 +1,4 @@
-"""Reads the JSON files of a model folder, which nobody vouches for.
+"""Reads the text and JSON files of a model folder, which nobody vouches for.
 
 Owns the limits on a file's size and nesting. It must not know what any key means.
 """
@@ -16,12 +16,8 @@ MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
 
 
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Mapping[str, Any]:
-    """The JSON object in a file of at most `limit` bytes. BadModelFile names file and place.
-
-    NaN and Infinity are taken, for the libraries that write such folders write them; whoever wants
-    a finite number must look.
-    """
+def read_text(path: Path, limit: int) -> str:
+    """The text in a UTF-8 file of at most `limit` bytes. BadModelFile names the file."""
     shown = ascii(path.name)
     try:
         # Not blocking: a pipe under a file's name would keep us waiting for its writer.
@@ -34,10 +30,24 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Mapping[str, Any]:
     if len(raw) > limit:
         raise BadModelFile(f"{shown} is longer than {limit} bytes")
     try:
-        value = json.loads(raw.decode("utf-8"))
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadModelFile(f"{shown} is not UTF-8 at its byte {error.start}") from None
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Mapping[str, Any]:
+    """The JSON object in a file of at most `limit` bytes. BadModelFile names file and place.
+
+    NaN and Infinity are taken, for the libraries that write such folders write them; whoever wants
+    a finite number must look.
+    """
+    shown = ascii(path.name)
+    text = read_text(path, limit)
+    try:
+        value = json.loads(text)
     except RecursionError:
         raise BadModelFile(f"{shown}: nested deeper than {MAX_JSON_DEPTH} levels") from None
-    except ValueError as error:  # also bytes that are no UTF-8, and numbers of too many digits
+    except ValueError as error:  # also numbers of too many digits
         raise BadModelFile(f"{shown} is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(value, dict):
         raise BadModelFile(f"{shown} must hold a JSON object, not {type(value).__name__}")
