@@ -1,9 +1,9 @@
 """Every setting, declared once. Standard library only.
 
-A field of `EngineConfig`, `HttpConfig` or `HubConfig` is a setting; its flag (--max-queued), its
-environment variable (PAGEMILL_MAX_QUEUED), its key in the config file (max_queued or max-queued),
-its help and its reader all follow from that one line. Flags win over the environment, the
-environment over the file, the file over the default. What nobody declared is an error naming it.
+A field of a `...Config` class is a setting; its flag (--max-queued), its environment variable
+(PAGEMILL_MAX_QUEUED), its key in the config file (max_queued or max-queued), its help and its
+reader all follow from that one line. Flags win over the environment, the environment over the file,
+the file over the default. What nobody declared is an error naming it.
 
 Must not know: what a setting does, and the file's format (the command line parses it).
 """
@@ -11,7 +11,7 @@ Must not know: what a setting does, and the file's format (the command line pars
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,12 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("text")
     return value.strip()
+
+
+def _source(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a file or a text")
+    return value  # blanks at its ends belong to it
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -139,6 +145,18 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TextConfig:
+    """How conversations become prompts, and what counts where a request says nothing."""
+
+    chat_template: str = _setting(
+        "", _source, "file or text of a chat template that is used instead of the models' own"
+    )
+    generation_config: str = _setting(
+        "auto", _one_of("auto", "none"), "defaults of temperature etc.: auto: the model's; none"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HttpConfig:
     """The HTTP server's settings."""
 
@@ -193,6 +211,14 @@ class HubConfig:
     )
 
 
+_SECTIONS: Mapping[str, Any] = {
+    "engine": EngineConfig,
+    "text": TextConfig,
+    "http": HttpConfig,
+    "hub": HubConfig,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting as documentation and option parsers need it."""
@@ -225,6 +251,7 @@ class Settings:
     engine: EngineConfig = field(default_factory=EngineConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     hub: HubConfig = field(default_factory=HubConfig)
+    text: TextConfig = field(default_factory=TextConfig)
 
     @classmethod
     def load(
@@ -239,23 +266,18 @@ class Settings:
         typed = _by_name(flags, known, "--{}")
         written = _by_name(file, known, "{} in the config file")
         _check_variables(env, known)
-        sections: dict[str, dict[str, Any]] = {"engine": {}, "http": {}, "hub": {}}
+        sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
         for setting in known:
             value = _first(setting, typed, env, written)
             if value is not None:
                 sections[setting.section][setting.attribute] = value
-        return cls(
-            EngineConfig(**sections["engine"]),
-            HttpConfig(**sections["http"]),
-            HubConfig(**sections["hub"]),
-        )
+        return cls(**{name: _SECTIONS[name](**values) for name, values in sections.items()})
 
 
 def all_settings() -> tuple[Setting, ...]:
     """Every setting, in the order in which they are declared."""
     found = []
-    for section, config in (("engine", EngineConfig), ("http", HttpConfig), ("hub", HubConfig)):
-        assert is_dataclass(config)
+    for section, config in _SECTIONS.items():
         found += [_describe(section, declared) for declared in fields(config)]
     return tuple(found)
 

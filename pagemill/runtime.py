@@ -16,10 +16,9 @@ import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pagemill.config import EngineConfig, Settings
+from pagemill.config import EngineConfig, Settings, TextConfig
 from pagemill.engine.client import ProcessClient
 from pagemill.engine.plan import plan as resolve_plan
 from pagemill.engine.spawn import EngineProcess
@@ -27,11 +26,12 @@ from pagemill.errors import ConfigError, InvalidRequest, Unavailable, UnknownMod
 from pagemill.hub import resolve
 from pagemill.hub.store import Store, StoredModel
 from pagemill.machine import this_machine
-from pagemill.types import EnginePlan, ModelCard
+from pagemill.types import EnginePlan, GenerationDefaults, ModelCard
 
 if TYPE_CHECKING:
     from pagemill.engine.engine import Engine
     from pagemill.text.chat import ChatTemplate
+    from pagemill.text.templates import TemplateSource
     from pagemill.text.tokenizer import Tokenizer
 
 WORKER = "pagemill.worker"
@@ -41,6 +41,8 @@ __all__ = [
     "ModelEntry",
     "Runtime",
     "build_engine",
+    "counting",
+    "given_template",
     "plan_for",
 ]
 
@@ -56,6 +58,7 @@ class LoadedModel:
     plan: EnginePlan
     tokenizer: Tokenizer
     template: ChatTemplate | None  # None: a base model, or a file that brings none
+    defaults: GenerationDefaults
     client: ProcessClient
     created: int  # Unix time
 
@@ -82,6 +85,22 @@ def plan_for(config: EngineConfig, card: ModelCard, model_path: str) -> EnginePl
     return resolve_plan(with_backend(config), card, this_machine(), model_path)
 
 
+def given_template(config: TextConfig) -> TemplateSource | None:
+    """The template that is set for all models. ConfigError if it cannot be read or is none."""
+    if not config.chat_template:
+        return None  # and no libraries are loaded
+    from pagemill.text.templates import template_of_setting
+
+    return template_of_setting(config.chat_template)
+
+
+def counting(config: TextConfig, defaults: GenerationDefaults) -> GenerationDefaults:
+    """What counts of a model's defaults; the ids that end its answers always do."""
+    if config.generation_config == "none":
+        return GenerationDefaults(stop_ids=defaults.stop_ids)
+    return defaults
+
+
 def with_backend(config: EngineConfig) -> EngineConfig:
     """`config` with the backend "auto" resolved: native kernels where they were built."""
     if config.backend != "auto":
@@ -97,6 +116,15 @@ class _Opened:
     card: ModelCard
     metadata: Mapping[str, Any]
     client: ProcessClient
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A model's text side."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    defaults: GenerationDefaults
 
 
 class _Hosted:
@@ -118,11 +146,13 @@ class Runtime:
     ) -> None:
         """Serve `names` (short names, repositories, files); none: whatever the store holds.
 
-        ConfigError when two of them would be served under one name.
+        ConfigError when two of them would be served under one name, or for a broken template.
         """
         self._engine_config = with_backend(settings.engine)
         if self._engine_config.backend == "reference" != settings.engine.backend:
             _log.warning("no native kernels here, so models run slowly: `pagemill doctor` says why")
+        self._text_config = settings.text
+        self._template = given_template(settings.text)
         self._store = Store(settings.hub.home)
         self._given = tuple(names)
         self._worker = worker
@@ -267,8 +297,8 @@ class Runtime:
             if process is not None:
                 opened = await asyncio.to_thread(self._open, hosted, process)
             assert opened is not None
-            _, (tokenizer, template) = await asyncio.gather(
-                opened.client.ready(), asyncio.to_thread(_read_text, opened.metadata)
+            _, text = await asyncio.gather(
+                opened.client.ready(), asyncio.to_thread(self._read_text, hosted, opened)
             )
         except BaseException:  # also when it is cancelled: no process may be left
             self._forget(hosted)
@@ -281,12 +311,26 @@ class Runtime:
             name=hosted.name,
             card=opened.card,
             plan=opened.client.plan,
-            tokenizer=tokenizer,
-            template=template,
+            tokenizer=text.tokenizer,
+            template=text.template,
+            defaults=text.defaults,
             client=opened.client,
             created=int(hosted.stored.modified),
         )
         return hosted.model
+
+    def _read_text(self, hosted: _Hosted, opened: _Opened) -> _Text:
+        """Blocking."""
+        from pagemill.text.model_text import read_model_text
+        from pagemill.text.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.from_gguf(opened.metadata)
+        brought = read_model_text(hosted.stored.path, opened.metadata, tokenizer.vocab_size)
+        source = self._template or brought.template
+        if source is None:
+            _log.warning("%s brings no chat template; --chat-template sets one", hosted.name)
+        template = None if source is None else source.compile(brought.tokens)
+        return _Text(tokenizer, template, counting(self._text_config, brought.defaults))
 
     async def _release(self, hosted: _Hosted) -> None:
         self._forget(hosted)
@@ -318,26 +362,6 @@ def _read_header(path: str) -> tuple[ModelCard, Mapping[str, Any]]:
 
     checkpoint = open_model(path, models)
     return checkpoint.card, checkpoint.metadata
-
-
-def _read_text(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
-    from pagemill.text.chat import ChatTemplate
-    from pagemill.text.tokenizer import Tokenizer
-
-    tokenizer = Tokenizer.from_gguf(metadata)
-    source = metadata.get("tokenizer.chat_template")
-    if not isinstance(source, str) or not source.strip():
-        return tokenizer, None
-    text_of = partial(_special_text, tokenizer, metadata)
-    return tokenizer, ChatTemplate(source, bos_token=text_of("bos"), eos_token=text_of("eos"))
-
-
-def _special_text(tokenizer: Tokenizer, metadata: Mapping[str, Any], kind: str) -> str:
-    """The text of the model's begin or end token, which templates write themselves."""
-    token_id = metadata.get(f"tokenizer.ggml.{kind}_token_id")
-    if not isinstance(token_id, int) or not 0 <= token_id < tokenizer.vocab_size:
-        return ""
-    return tokenizer.token_bytes(token_id).decode("utf-8", "replace")
 
 
 def _retrieve(loading: asyncio.Task[LoadedModel]) -> None:

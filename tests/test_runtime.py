@@ -4,20 +4,24 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pagemill.config import EngineConfig, HubConfig, Settings
+from pagemill import runtime as runtime_module
+from pagemill.config import EngineConfig, HubConfig, Settings, TextConfig
 from pagemill.engine.client import ProcessClient
 from pagemill.engine.local import LocalClient
 from pagemill.engine.spawn import EngineProcess
 from pagemill.errors import BadModelFile, ConfigError, PagemillError, Unavailable, UnknownModel
 from pagemill.hub.names import Name
 from pagemill.hub.store import Store, file_sha256
-from pagemill.runtime import LoadedModel, Runtime, build_engine, plan_for
-from pagemill.types import EngineClient, Request, SamplingParams
+from pagemill.runtime import LoadedModel, Runtime, build_engine, counting, plan_for
+from pagemill.text.messages import Message
+from pagemill.types import EngineClient, GenerationDefaults, ModelCard, Request, SamplingParams
 from tests.engine.test_process import wait_for
 
 FAKE = "tests.engine.fake_engine"  # a worker that answers without a model
@@ -278,3 +282,55 @@ def test_the_engine_process_loads_nothing_of_the_http_side() -> None:
     ).stdout.split()
     unwanted = {"asyncio", "ssl", "multiprocessing", "fastapi", "uvicorn", "tokenizers", "jinja2"}
     assert not unwanted & set(loaded)
+
+
+HELLO = [Message("user", "hello")]
+
+
+async def with_text(
+    settings: Settings, path: Path, monkeypatch: pytest.MonkeyPatch, **text: str
+) -> LoadedModel:
+    """The tiny model, whose file also has a temperature, loaded with settings of text."""
+    read = runtime_module._read_header
+
+    def read_more(path: str) -> tuple[ModelCard, Mapping[str, Any]]:
+        card, metadata = read(path)
+        return card, {**metadata, "general.sampling.temp": 0.5}
+
+    monkeypatch.setattr(runtime_module, "_read_header", read_more)
+    runtime = Runtime(replace(settings, text=TextConfig(**text)), [str(path)], worker=FAKE)
+    try:
+        return await runtime.model("tiny_llama")
+    finally:
+        await runtime.close()
+
+
+async def test_template_and_defaults_are_the_models_own(
+    settings: Settings, tiny_llama_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await with_text(settings, tiny_llama_path, monkeypatch)
+    assert model.template is not None
+    assert model.template.render(HELLO).startswith("<|im_start|>system\nYou are a helpful")
+    assert model.defaults == GenerationDefaults(temperature=0.5)
+
+
+async def test_settings_replace_template_and_defaults(
+    settings: Settings, tiny_llama_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = {"chat_template": "{{ eos_token }}!", "generation_config": "none"}
+    model = await with_text(settings, tiny_llama_path, monkeypatch, **text)
+    assert model.template is not None
+    assert model.template.render(HELLO) == "<|im_end|>!"
+    assert model.defaults == GenerationDefaults()
+
+
+def test_a_broken_template_is_refused_at_once(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="--chat-template: line 1"):
+        Runtime(replace(settings, text=TextConfig(chat_template="{{ x }")))
+
+
+def test_ids_that_end_answers_count_whatever_is_set() -> None:
+    defaults = GenerationDefaults(temperature=0.5, stop_ids=(7,))
+    assert counting(TextConfig(), defaults) == defaults
+    none = counting(TextConfig(generation_config="none"), defaults)
+    assert none == GenerationDefaults(stop_ids=(7,))

@@ -75,7 +75,7 @@ def pagemill(
 
 @app.command()
 @boundary
-@with_settings("engine", "hub")
+@with_settings("engine", "text", "hub")
 def run(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="Without one: a chat in the terminal.")] = "",
@@ -114,7 +114,7 @@ def run(
 
 @app.command()
 @boundary
-@with_settings("engine", "http", "hub")
+@with_settings("engine", "text", "http", "hub")
 def serve(
     models: Annotated[
         list[str] | None,
@@ -168,7 +168,7 @@ app.command("ls", hidden=True)(list_models)
 
 @app.command()
 @boundary
-@with_settings("hub")
+@with_settings("text", "hub")
 def show(
     model: Model,
     template: Annotated[bool, typer.Option("--template", help="Only the chat template.")] = False,
@@ -178,10 +178,10 @@ def show(
     settings: Settings,
 ) -> None:
     """Show what a model is."""
-    from pagemill.cli import models as here
+    from pagemill.cli.show import show as describe
 
     what = "template" if template else "license" if license_ else "metadata" if verbose else "card"
-    typer.echo(here.show(model, settings, what))
+    typer.echo(describe(model, settings, what))
 
 
 @app.command()

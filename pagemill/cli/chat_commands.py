@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pagemill.cli.talk import TALKING
+
 if TYPE_CHECKING:
     from pagemill.cli.chat import Chat
 
@@ -79,8 +81,10 @@ def _show(chat: Chat, what: str) -> None:
             for label, value in chat.talker.info():
                 chat.say(f"  {label:<16}{value}")
         case "parameters":
-            for label, value in chat.knobs.body().items():
+            for label, value in chat.knobs.given().items():
                 chat.say(f"  {label:<20}{value}")
+            ours = ", ".join(f"{name} {value}" for name, value in TALKING.items())
+            chat.say(f"  What is not set is as the model has it, else {ours}.")
         case "system":
             chat.say(chat.options.system or "There is no system message.")
         case "template":

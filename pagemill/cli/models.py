@@ -1,10 +1,10 @@
-"""The models on this machine: pull, list, show, rm. Works without a server."""
+"""The models on this machine: pull, list, rm. Works without a server."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pagemill.cli import text
 from pagemill.errors import InvalidRequest, UnknownModel
@@ -12,7 +12,6 @@ from pagemill.errors import InvalidRequest, UnknownModel
 if TYPE_CHECKING:
     from pagemill.config import Settings
     from pagemill.hub.store import Store, StoredModel
-    from pagemill.types import ModelCard
 
 
 class Named(Protocol):
@@ -25,8 +24,6 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 
 ID_LEN = 12
-SHOWN_ITEMS = 3  # of a metadata list; vocabularies have tens of thousands
-SHOWN_CHARS = 200
 
 
 def open_store(settings: Settings) -> Store:
@@ -124,55 +121,3 @@ def remove(names: list[str], settings: Settings) -> list[str]:
     for model in found:
         store.remove(model.name)
     return [str(model.name) for model in found]
-
-
-def card_lines(card: ModelCard, stored: StoredModel) -> str:
-    """What `show` says of a model."""
-    rows = [
-        ("architecture", card.architecture),
-        ("parameters", text.count(card.parameters)),
-        ("context", f"{card.context_length} tokens"),
-        ("quantization", card.quantization),
-        ("size", text.size(stored.size)),
-        ("layers", f"{card.layers} of width {card.hidden_size}"),
-        ("heads", f"{card.heads} for queries, {card.kv_heads} for keys and values"),
-        ("vocabulary", f"{card.vocab_size} tokens"),
-        ("licence", card.license or "not stated"),
-        ("source", stored.source or "-"),
-        ("file", str(stored.path)),
-    ]
-    return "\n".join([str(stored.name), *(f"  {label:<16}{value}" for label, value in rows)])
-
-
-def show(name: str, settings: Settings, what: str) -> str:
-    """The answer of `show`: "card", "template", "license" or "metadata"."""
-    from pagemill import models
-    from pagemill.weights.load import open_model
-
-    stored = required(name, settings)
-    checkpoint = open_model(stored.path, models)
-    metadata = checkpoint.metadata
-    match what:
-        case "template":
-            return str(metadata.get("tokenizer.chat_template") or "This model has no template.")
-        case "license":
-            return str(metadata.get("general.license") or "The file states no licence.")
-        case "metadata":
-            return f"{card_lines(checkpoint.card, stored)}\n\n{metadata_lines(metadata)}"
-        case _:
-            return card_lines(checkpoint.card, stored)
-
-
-def metadata_lines(metadata: Mapping[str, Any]) -> str:
-    """Every key of the file, long values cut."""
-    return "\n".join(f"  {key:<44}{_brief(value)}" for key, value in sorted(metadata.items()))
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, str):
-        shown = repr(value[:SHOWN_CHARS])
-        return shown + ("..." if len(value) > SHOWN_CHARS else "")
-    if hasattr(value, "__len__"):
-        items = ", ".join(str(item)[:SHOWN_CHARS] for item in value[:SHOWN_ITEMS])
-        return f"[{items}, ... {len(value)} items]" if len(value) > SHOWN_ITEMS else f"[{items}]"
-    return str(value)

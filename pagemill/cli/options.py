@@ -21,6 +21,7 @@ R = TypeVar("R")
 
 PANELS: Mapping[str, str] = {
     "engine": "Engine settings (each is also a variable: PAGEMILL_THREADS, ...)",
+    "text": "Template and generation settings",
     "http": "Server settings",
     "hub": "Model store settings",
 }

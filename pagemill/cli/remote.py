@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from pagemill.config import HttpConfig
 
+OWNER = "pagemill"  # of the models of a server like ours
 CONNECT_S = 0.15  # a server on this machine accepts at once, or there is none
 LIST_S = 2.0  # a busy one may need longer to answer
 ANSWER_S = 600.0  # loading a large model comes before the first byte
@@ -241,7 +242,8 @@ class ServerTalker:
     def answer(self, turns: list[Turn], knobs: Knobs) -> Iterator[Event]:
         """Stream an answer; closing the iterator drops the connection, which stops the server."""
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        body = {"model": self.name, "messages": messages, "stream": True, **knobs.body()}
+        body = {"model": self.name, "messages": messages, "stream": True}
+        body |= knobs.body(ours=self.served.owner == OWNER)
         body["stream_options"] = {"include_usage": True}
         started, first = time.perf_counter(), 0.0
         finish = ""

@@ -73,7 +73,10 @@ def answer_once(talker: Talker, prompt: str, order: RunOrder) -> int:
     if said.ending is None:
         return INTERRUPTED
     if said.ending.finish == "length" and order.knobs.max_tokens is None:
-        print_note("the context is full: the answer ends here (--max-model-len sets its size)")
+        print_note(
+            "the answer ends here: the context is full, or the model sets a limit "
+            "(--max-model-len, --max-tokens)"
+        )
     if order.verbose:
         print("\n" + timing_lines(said.ending, talker.load_s), file=sys.stderr)
     return 0
@@ -113,9 +116,11 @@ def open_talker(name: str, url: str, settings: Settings) -> Talker:
     """The model from a running server if one serves it, else from an engine of our own.
 
     A `url` is an order: that server answers, or nobody does. Without one, only a Pagemill is asked:
-    a stranger on our port must not get the user's text because its model has the same name.
+    a stranger on our port must not get the user's text because its model has the same name. And
+    nobody is asked if the user wants another template or other defaults than a server has.
     """
     from pagemill.cli.models import is_file, matching
+    from pagemill.config import TextConfig
 
     if url:
         from pagemill.cli.remote import Server, ServerTalker
@@ -127,7 +132,8 @@ def open_talker(name: str, url: str, settings: Settings) -> Talker:
             names = ", ".join(model.name for model in served) or "none"
             raise UnknownModel(f"{server.url} does not serve {name!r}; it serves {names}")
         return ServerTalker(server, found)
-    if not is_file(name) and (talker := _running(name, settings)) is not None:
+    as_served = not is_file(name) and settings.text == TextConfig()
+    if as_served and (talker := _running(name, settings)) is not None:
         return talker
     return _own_engine(name, settings)
 
@@ -135,13 +141,13 @@ def open_talker(name: str, url: str, settings: Settings) -> Talker:
 def _running(name: str, settings: Settings) -> Talker | None:
     """A talker to the server at the configured address, if it is ours and has the model."""
     from pagemill.cli.models import matching
-    from pagemill.cli.remote import Server, ServerTalker
+    from pagemill.cli.remote import OWNER, Server, ServerTalker
 
     server = Server.chosen(settings.http)
     if not server.listens():
         return None
     try:
-        ours = [model for model in server.models() if model.owner == "pagemill"]
+        ours = [model for model in server.models() if model.owner == OWNER]
     except PagemillError as error:
         print_note(f"not asking the program at {server.url}: {error.message}")
         return None
@@ -152,12 +158,12 @@ def _running(name: str, settings: Settings) -> Talker | None:
 def _own_engine(name: str, settings: Settings) -> Talker:
     from pagemill.cli.local import EngineTalker, Loader
     from pagemill.cli.models import ensure
+    from pagemill.runtime import Runtime, given_template
 
+    given_template(settings.text)  # wrong ones are refused before anything is fetched
     model = ensure(name, settings)
 
     def runtime() -> Loader:
-        from pagemill.runtime import Runtime
-
         return Runtime(settings, [name])
 
     return EngineTalker(runtime, name, lambda: print_note(f"loading {model.name} ..."))

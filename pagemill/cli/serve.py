@@ -20,7 +20,7 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
 
     A single name is loaded at once: whoever gives one means to use it.
     """
-    check_address(settings)
+    check_settings(settings)
     preload = preload or len(names) == 1
     lines = explain([here.ensure(name, settings) for name in names], settings)
     if preload and not names:
@@ -43,7 +43,7 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
 
 def check_only(names: Sequence[str], settings: Settings) -> str:
     """What `serve` would say, after all of its checks; nothing is fetched or loaded."""
-    check_address(settings)
+    check_settings(settings)
     lines = explain([here.required(name, settings) for name in names], settings)
 
     from pagemill.runtime import Runtime
@@ -53,12 +53,16 @@ def check_only(names: Sequence[str], settings: Settings) -> str:
     return "\n".join([f"Pagemill would serve at {address}", *lines, "All is in order."])
 
 
-def check_address(settings: Settings) -> None:
-    """Refuse an address that cannot be used, before anything is fetched or loaded."""
+def check_settings(settings: Settings) -> None:
+    """Refuse an address or a template that cannot be used, before anything is fetched or loaded."""
     from pagemill.server.address import bind, check_exposure
 
     bind(settings.http).close()
     check_exposure(settings.http)
+
+    from pagemill.runtime import given_template
+
+    given_template(settings.text)
 
 
 def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:

@@ -13,6 +13,9 @@ from pagemill.errors import InvalidRequest
 # Names from Ollama's Modelfile that people type out of habit.
 ALIASES: Mapping[str, str] = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 
+# For talking to small models: little noise, cut tails, and no loops.
+TALKING: Mapping[str, float] = {"temperature": 0.3, "top_p": 0.95, "repetition_penalty": 1.1}
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -24,27 +27,33 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """How answers are generated; None leaves a choice to whoever answers.
+    """How answers are generated; None leaves a choice to the model, then to `TALKING`."""
 
-    The defaults are for talking to small models: little noise, cut tails, and no loops.
-    """
-
-    temperature: float | None = 0.3
-    top_p: float | None = 0.95
+    temperature: float | None = None
+    top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
-    repetition_penalty: float | None = 1.1
+    repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     stop: tuple[str, ...] = ()
 
-    def body(self) -> dict[str, Any]:
-        """The fields of a chat request, as its JSON has them."""
+    def given(self) -> dict[str, Any]:
+        """The knobs that are set."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["stop"] = list(self.stop) or None
         return {name: value for name, value in values.items() if value is not None}
+
+    def body(self, *, ours: bool = True) -> dict[str, Any]:
+        """The fields of a chat request, as its JSON has them; of one to a server of ours or not.
+
+        Only ours knows of defaults that give way to the model's.
+        """
+        if ours:
+            return {**self.given(), "sampling_defaults": dict(TALKING)}
+        return {**TALKING, **self.given()}
 
     def checked(self) -> "Knobs":
         """These knobs, or InvalidRequest naming the first wrong one, its value and its limits."""

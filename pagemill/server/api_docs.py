@@ -5,6 +5,7 @@ from typing import Any
 
 from pagemill.server.orders import MAX_N, MAX_STOP
 from pagemill.text.messages import ROLES
+from pagemill.types import KNOB_RANGES, WHOLE_KNOBS
 
 DESCRIPTION = (
     "OpenAI-compatible endpoints of a Pagemill server. Unknown fields are accepted and ignored; "
@@ -19,10 +20,14 @@ _STRING: Schema = {"type": "string"}
 _IDS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 
 
-def _number(low: float, high: float) -> Schema:
-    return {"type": "number", "minimum": low, "maximum": high}
-
-
+_KNOBS: Schema = {
+    name: {
+        "type": "integer" if name in WHOLE_KNOBS else "number",
+        "minimum": low,
+        "maximum": high,
+    }
+    for name, (low, high) in KNOB_RANGES.items()
+}
 _SHARED: Schema = {
     "model": {**_STRING, "description": "May be left out when one model is served."},
     "stream": _BOOL,
@@ -30,18 +35,19 @@ _SHARED: Schema = {
         "type": "object",
         "properties": {"include_usage": _BOOL, "continuous_usage_stats": _BOOL},
     },
-    "max_tokens": {"type": "integer", "minimum": 1},
-    "max_completion_tokens": {"type": "integer", "minimum": 1},
+    **_KNOBS,
+    "max_completion_tokens": _KNOBS["max_tokens"],
+    "sampling_defaults": {
+        "type": "object",
+        "properties": _KNOBS,
+        "description": "For what neither the call nor the model sets.",
+    },
     "min_tokens": {"type": "integer", "minimum": 0},
     "n": {"type": "integer", "minimum": 1, "maximum": MAX_N},
-    "temperature": _number(0, 2),
-    "top_p": _number(0, 1),
-    "top_k": {**_INT, "description": "0 and -1: off."},
-    "min_p": _number(0, 1),
-    "presence_penalty": _number(-2, 2),
-    "frequency_penalty": _number(-2, 2),
-    "repetition_penalty": _number(0.01, 10),
-    "logit_bias": {"type": "object", "additionalProperties": _number(-100, 100)},
+    "logit_bias": {
+        "type": "object",
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    },
     "seed": _INT,
     "stop": {"oneOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": MAX_STOP}]},
     "stop_token_ids": _IDS,

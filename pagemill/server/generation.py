@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Literal, cast
 
 from pagemill.errors import EngineFailure, PagemillError, Unavailable
-from pagemill.server.orders import Order
+from pagemill.server.orders import Order, end_ids
 from pagemill.server.ports import ServedModel
 from pagemill.text.detokenizer import Detokenizer
 from pagemill.types import Delta, Request, TokenLogprobs
@@ -34,7 +34,7 @@ class Choice:
     __slots__ = (
         *("cached_tokens", "completion_tokens", "finish_reason", "index", "listed", "logprobs"),
         *("parts", "pending_bytes", "request", "stop_reason", "token_ids"),
-        *("_detokenizer", "_eos_ids", "_include_stop", "_keep_ids"),
+        *("_detokenizer", "_end_ids", "_include_stop", "_keep_ids"),
     )
 
     def __init__(self, index: int, request: Request, model: ServedModel, order: Order) -> None:
@@ -49,7 +49,7 @@ class Choice:
         self.cached_tokens = 0
         self.finish_reason: Finish | None = None
         self.stop_reason: str | int | None = None
-        self._eos_ids = model.tokenizer.eos_ids
+        self._end_ids = end_ids(model)
         self._include_stop = order.include_stop
         self._keep_ids = order.return_token_ids
         self._detokenizer = Detokenizer(
@@ -95,7 +95,7 @@ class Choice:
         if delta.finish == "abort":
             raise Unavailable("The server ended this request.")
         self.finish_reason = "length" if delta.finish == "length" else "stop"
-        if delta.stop_id is not None and delta.stop_id not in self._eos_ids:
+        if delta.stop_id is not None and delta.stop_id not in self._end_ids:
             self.stop_reason = delta.stop_id
         return rest
 

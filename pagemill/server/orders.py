@@ -14,7 +14,7 @@ from pagemill.errors import ContextTooLong, InvalidRequest
 from pagemill.server.fields import Fields, as_integer, as_number, show
 from pagemill.server.ports import ServedModel
 from pagemill.text.messages import Message
-from pagemill.types import Request, SamplingParams
+from pagemill.types import KNOB_RANGES, WHOLE_KNOBS, Request, SamplingParams
 
 MAX_N = 16
 MAX_CHOICES = 128  # n times prompts
@@ -31,10 +31,15 @@ SMALLEST_TOP_P = 1e-6  # top_p 0 keeps the likeliest token only
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One call's wishes, valid without knowing the model. `sampling.seed` is not set yet."""
+    """One call's wishes, valid without knowing the model. `sampling.seed` is not set yet.
+
+    `left_open` names the knobs (fields of `sampling`, and max_tokens) that the call says nothing
+    about: what stands there gives way to the model's own default.
+    """
 
     model: str = ""
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    left_open: frozenset[str] = frozenset()
     seed: int | None = None
     n: int = 1
     max_tokens: int | None = None  # None: the room left in the context
@@ -65,13 +70,19 @@ class Conversation:
 
 
 def read_order(body: Fields, *, logprobs: int | None, default_max_tokens: int | None) -> Order:
-    """The fields that chat and text completions share, under OpenAI's and vLLM's names."""
-    max_tokens = body.integer("max_completion_tokens", None, 1, MAX_TOKENS)
-    old_name = body.integer("max_tokens", None, 1, MAX_TOKENS)
-    if max_tokens is None:
-        max_tokens = default_max_tokens if old_name is None else old_name
+    """The fields that chat and text completions share, under OpenAI's and vLLM's names.
+
+    One field is ours: `sampling_defaults` has knobs for what neither the call nor the model sets.
+    """
+    given = _knobs(body)
+    newer_name = body.integer("max_completion_tokens", None, 1, MAX_TOKENS)
+    if newer_name is not None:
+        given["max_tokens"] = newer_name
+    weak = body.object("sampling_defaults")
+    knobs = {"max_tokens": default_max_tokens, **(_knobs(weak) if weak else {}), **given}
+    max_tokens = knobs.pop("max_tokens")
     min_tokens = body.integer("min_tokens", 0, 0, MAX_TOKENS)
-    if max_tokens is not None and min_tokens > max_tokens:
+    if "max_tokens" in given and min_tokens > max_tokens:
         raise body.wrong("min_tokens", f"must be at most max_tokens ({max_tokens})")
     stream = body.boolean("stream", False)
     options = body.object("stream_options")
@@ -79,7 +90,8 @@ def read_order(body: Fields, *, logprobs: int | None, default_max_tokens: int | 
         raise InvalidRequest("stream_options needs stream: true.", param="stream_options")
     return Order(
         model=body.string("model", "", MAX_NAME),
-        sampling=_sampling(body, logprobs),
+        sampling=SamplingParams(**knobs, logit_bias=_logit_bias(body), logprobs=logprobs),
+        left_open=frozenset(KNOB_RANGES.keys() - given.keys()),
         seed=body.integer("seed", None, -(2**63), 2**64 - 1),
         n=body.integer("n", 1, 1, MAX_N),
         max_tokens=max_tokens,
@@ -99,19 +111,31 @@ def read_order(body: Fields, *, logprobs: int | None, default_max_tokens: int | 
     )
 
 
-def _sampling(body: Fields, logprobs: int | None) -> SamplingParams:
-    temperature = body.number("temperature", 1.0, 0.0, 2.0)
-    return SamplingParams(
+def _knobs(body: Fields) -> dict[str, Any]:
+    """The knobs that `body` sets."""
+    read = {
+        name: body.integer(name, None, int(low), int(high))
+        if name in WHOLE_KNOBS
+        else body.number(name, None, low, high)
+        for name, (low, high) in KNOB_RANGES.items()
+    }
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def settle(order: Order, model: ServedModel) -> tuple[SamplingParams, int | None]:
+    """The knobs and max_tokens that count: the call's own, else the model's, else ours."""
+    theirs = {name: getattr(model.defaults, name) for name in order.left_open}
+    theirs = {name: value for name, value in theirs.items() if value is not None}
+    max_tokens = theirs.pop("max_tokens", order.max_tokens)
+    sampling = replace(order.sampling, **theirs)
+    temperature, top_k = sampling.temperature, sampling.top_k
+    sampling = replace(
+        sampling,
         temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
-        top_k=max(0, body.integer("top_k", 0, -1, 2**31 - 1)),  # -1 and 0: off
-        top_p=max(SMALLEST_TOP_P, body.number("top_p", 1.0, 0.0, 1.0)),
-        min_p=body.number("min_p", 0.0, 0.0, 1.0),
-        repetition_penalty=body.number("repetition_penalty", 1.0, 0.01, 10.0),
-        presence_penalty=body.number("presence_penalty", 0.0, -2.0, 2.0),
-        frequency_penalty=body.number("frequency_penalty", 0.0, -2.0, 2.0),
-        logit_bias=_logit_bias(body),
-        logprobs=logprobs,
+        top_k=top_k if 0 < top_k < model.tokenizer.vocab_size else 0,
+        top_p=max(SMALLEST_TOP_P, sampling.top_p),
     )
+    return sampling, max_tokens
 
 
 def _logit_bias(body: Fields) -> tuple[tuple[int, float], ...]:
@@ -156,8 +180,18 @@ def check_token_ids(ids: Sequence[int], model: ServedModel, param: str) -> None:
         )
 
 
-def check_prompt(ids: Sequence[int], model: ServedModel, order: Order, param: str) -> int:
-    """Refuse a prompt that does not fit; return how many tokens may be generated."""
+def end_ids(model: ServedModel) -> frozenset[int]:
+    """The ids that end an answer unless the call ignores them."""
+    return model.tokenizer.eos_ids.union(model.defaults.stop_ids)
+
+
+def check_prompt(
+    ids: Sequence[int], model: ServedModel, order: Order, wanted: int | None, param: str
+) -> int:
+    """Refuse a prompt that does not fit; return how many tokens may be generated.
+
+    `wanted` is the call's max_tokens or a default; a default gives way to the room there is.
+    """
     limit = model.plan.max_model_len
     if not ids:
         raise InvalidRequest(f"{param} is empty: there is nothing to continue.", param=param)
@@ -168,18 +202,20 @@ def check_prompt(ids: Sequence[int], model: ServedModel, order: Order, param: st
             f"leaves room for at most {limit - 1}.",
             param=param,
         )
-    wanted = order.max_tokens
-    if wanted is not None and wanted > room:
+    if wanted is None or (wanted > room and "max_tokens" in order.left_open):
+        wanted = room
+    if wanted > room:
         raise ContextTooLong(
             f"max_tokens is {wanted}, but {param} has {len(ids)} tokens and this model's "
             f"context is {limit} tokens: at most {room} are left.",
             param="max_tokens",
         )
-    if order.min_tokens > (wanted or room):
+    if order.min_tokens > wanted:
         raise InvalidRequest(
-            f"min_tokens is {order.min_tokens}, but only {room} tokens fit.", param="min_tokens"
+            f"min_tokens is {order.min_tokens}, but at most {wanted} tokens can come.",
+            param="min_tokens",
         )
-    return wanted or room
+    return wanted
 
 
 def to_requests(
@@ -200,15 +236,13 @@ def to_requests(
     check_token_ids(order.stop_token_ids, model, "stop_token_ids")
     check_token_ids([token for token, _ in order.sampling.logit_bias], model, "logit_bias")
     seed = secrets.randbits(63) if order.seed is None else order.seed
-    sampling = order.sampling
-    if sampling.top_k >= model.tokenizer.vocab_size:
-        sampling = replace(sampling, top_k=0)
-    eos = () if order.ignore_eos else tuple(sorted(model.tokenizer.eos_ids))
+    sampling, wanted = settle(order, model)
+    eos = () if order.ignore_eos else tuple(sorted(end_ids(model)))
     stop_ids = tuple(dict.fromkeys(eos + order.stop_token_ids))
     salt = salt_of(identity, order.cache_salt)
     requests: list[Request] = []
     for ids in prompts:
-        max_tokens = check_prompt(ids, model, order, param)
+        max_tokens = check_prompt(ids, model, order, wanted, param)
         prompt = tuple(ids)
         for i in range(order.n):
             requests.append(

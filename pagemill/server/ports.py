@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pagemill.types import EngineClient, EnginePlan, ModelCard
+from pagemill.types import EngineClient, EnginePlan, GenerationDefaults, ModelCard
 
 if TYPE_CHECKING:
     from pagemill.text.chat import ChatTemplate
@@ -28,6 +28,8 @@ class ServedModel(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def template(self) -> ChatTemplate | None: ...
+    @property
+    def defaults(self) -> GenerationDefaults: ...
     @property
     def client(self) -> EngineClient: ...
     @property

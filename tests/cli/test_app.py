@@ -69,7 +69,7 @@ def settings_of(arguments: list[str], env: dict[str, str]) -> Settings:
     probe = typer.Typer()
 
     @probe.command()
-    @with_settings("engine", "http", "hub")
+    @with_settings("engine", "text", "http", "hub")
     def command(*, settings: Settings) -> None:
         seen.append(settings)
 

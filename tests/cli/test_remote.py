@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pagemill.cli.manage import ps_table
-from pagemill.cli.remote import Server, ServerTalker
-from pagemill.cli.talk import Ending, Knobs, Turn
+from pagemill.cli.remote import Served, Server, ServerTalker
+from pagemill.cli.talk import TALKING, Ending, Knobs, Turn
 from pagemill.config import HttpConfig
 from pagemill.errors import ConfigError, ContextTooLong, EngineFailure, Unavailable, UnknownModel
 
@@ -121,6 +121,15 @@ def test_streams_an_answer_and_sends_what_was_asked(script: ScriptServer) -> Non
     [body] = script.bodies
     assert body["model"] == "tiny" and body["stream"] is True and body["seed"] == 7
     assert body["messages"] == [{"role": "user", "content": "hi"}]
+    assert body["sampling_defaults"] == TALKING and "temperature" not in body
+
+
+def test_other_servers_are_sent_fields_that_they_know(script: ScriptServer) -> None:
+    served = Served("tiny", "someone", None)
+    list(ServerTalker(at(script), served).answer([Turn("user", "hi")], Knobs(top_p=0.5)))
+    [body] = script.bodies
+    assert (body["temperature"], body["top_p"]) == (0.3, 0.5)
+    assert "sampling_defaults" not in body
 
 
 def test_refusals_become_our_errors(script: ScriptServer) -> None:

@@ -1,6 +1,7 @@
 """run: prompts from arguments and pipes, exit codes, and who is asked."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from pagemill.cli import run as run_module
 from pagemill.cli.remote import ServerTalker
 from pagemill.cli.run import RunOrder, answer_once, open_talker, run, with_piped
 from pagemill.cli.talk import Ending, Knobs
-from pagemill.config import HttpConfig, HubConfig, Settings
-from pagemill.errors import InvalidRequest, Unavailable, UnknownModel
+from pagemill.config import HttpConfig, HubConfig, Settings, TextConfig
+from pagemill.errors import ConfigError, InvalidRequest, Unavailable, UnknownModel
 
 from .fakes import FakeTalker
 from .test_remote import MODEL, ScriptServer, script
@@ -99,3 +100,21 @@ def test_a_named_server_answers_or_nobody_does(script: ScriptServer, tmp_path: P
         open_talker("other", f"127.0.0.1:{script.server_port}", settings(tmp_path))
     with pytest.raises(Unavailable, match="no answer from the server at"):
         open_talker("tiny", "127.0.0.1:1", settings(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text", [TextConfig(chat_template="{{ messages }}"), TextConfig(generation_config="none")]
+)
+def test_another_template_or_other_defaults_mean_an_engine_of_our_own(
+    script: ScriptServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: TextConfig
+) -> None:
+    own = FakeTalker()
+    monkeypatch.setattr(run_module, "_own_engine", lambda name, settings: own)
+    asked = replace(settings(tmp_path, script.server_port), text=text)
+    assert open_talker("tiny", "", asked) is own
+
+
+def test_a_wrong_template_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    asked = replace(settings(tmp_path), text=TextConfig(chat_template=str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match=r"--chat-template .*No such file"):
+        open_talker("smollm2", "", asked)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemill.cli.serve import check_address
+from pagemill.cli.serve import check_settings
 from pagemill.config import HttpConfig, Settings
 from pagemill.errors import ConfigError
 
@@ -28,8 +28,8 @@ def test_a_port_in_use_is_one_line_and_code_2_at_once(tmp_path: Path) -> None:
 
 def test_a_public_address_needs_a_key() -> None:
     with pytest.raises(ConfigError, match="--api-key"):
-        check_address(Settings(http=HttpConfig(host="0.0.0.0", port=0)))
-    check_address(Settings(http=HttpConfig(host="0.0.0.0", port=0, api_key=("k",))))
+        check_settings(Settings(http=HttpConfig(host="0.0.0.0", port=0)))
+    check_settings(Settings(http=HttpConfig(host="0.0.0.0", port=0, api_key=("k",))))
 
 
 def test_check_reads_everything_and_loads_nothing(tmp_path: Path, tiny_llama_path: Path) -> None:
@@ -54,3 +54,12 @@ def test_an_unreadable_model_and_a_plan_that_does_not_fit_have_code_2(
     done = in_a_process("serve", str(tiny_llama_path), *asked, **home)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith("error: max_model_len is 9999; it must be in 1..512")
+
+
+def test_a_broken_template_has_code_2_and_its_line(tmp_path: Path, tiny_llama_path: Path) -> None:
+    template = tmp_path / "my.jinja"
+    template.write_text("{% for m in messages %}\n{{ m.content }\n")
+    asked = ["--chat-template", str(template), "--check", "--port", "0"]
+    done = in_a_process("serve", str(tiny_llama_path), *asked, PAGEMILL_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == f"error: --chat-template {template}: line 2: unexpected '}}'\n"

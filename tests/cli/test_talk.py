@@ -2,15 +2,15 @@
 
 import pytest
 
-from pagemill.cli.talk import Knobs
+from pagemill.cli.talk import TALKING, Knobs
 from pagemill.errors import InvalidRequest
 
 
-def test_body_holds_only_what_is_set() -> None:
-    assert Knobs(0, None, repetition_penalty=None, stop=("x",)).body() == {
-        "temperature": 0,
-        "stop": ["x"],
-    }
+def test_body_holds_what_is_set_and_what_gives_way_to_the_model() -> None:
+    knobs = Knobs(0, stop=("x",))
+    assert knobs.given() == {"temperature": 0, "stop": ["x"]}
+    assert knobs.body() == {"temperature": 0, "stop": ["x"], "sampling_defaults": TALKING}
+    assert knobs.body(ours=False) == {**TALKING, "temperature": 0, "stop": ["x"]}
 
 
 def test_set_from_text_under_both_names() -> None:

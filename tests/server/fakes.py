@@ -13,6 +13,7 @@ from pagemill.types import (
     Delta,
     EnginePlan,
     EngineStats,
+    GenerationDefaults,
     ModelCard,
     Request,
     TokenLogprobs,
@@ -187,6 +188,7 @@ class FakeModel:
     plan: EnginePlan = PLAN
     tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
     template: ChatTemplate = TEMPLATE
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 
 @dataclass(frozen=True)

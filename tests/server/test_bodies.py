@@ -243,13 +243,6 @@ def test_defaults() -> None:
     assert from_completion(parse_object(f"{{{TEXT}}}".encode())).order.max_tokens == 16
 
 
-def test_tiny_temperatures_are_greedy() -> None:
-    body = parse_object(f'{{{CHAT},"temperature":1e-9,"top_p":0}}'.encode())
-    sampling = from_chat(body).order.sampling
-    assert sampling.temperature == 0
-    assert 0 < sampling.top_p < 1e-3
-
-
 def test_whole_floats_count_as_integers() -> None:
     assert from_chat(parse_object(f'{{{CHAT},"max_tokens":5.0}}'.encode())).order.max_tokens == 5
 
