@@ -3,7 +3,7 @@
 // The history is reduced in segments of 1,024 tokens, counted from its beginning, and the segments are
 // combined in order. Within a segment: scores (keys lie transposed, so a chunk of 16 tokens is one vector),
 // their maximum, exponentials, then the weighted sum of the values token by token. Rows see different
-// lengths (causality); what lies behind a row's own position has weight zero and changes nothing.
+// tokens (causality, windows); what a row does not see has weight zero and changes nothing.
 #pragma once
 
 #include "rows.h"
@@ -82,13 +82,17 @@ void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int 
     for (int v = 0; v < kV; v++) store(out + m * dim + d + 16 * v, sums[m][v]);
 }
 
+// The first `wanted` elements of the weighted sums.
 template <bool kHalf, int kM>
-void weigh_rows(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim,
+void weigh_rows(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim, int wanted,
                 const float* weights, size_t stride, float* out) {
   int d = 0;
-  for (; d + 16 * kValueVectors <= dim; d += 16 * kValueVectors)
+  for (; d + 16 * kValueVectors <= wanted; d += 16 * kValueVectors)
     weigh_values<kHalf, kM, kValueVectors>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
-  for (; d < dim; d += 16)
+  if constexpr (kValueVectors > 2)
+    for (; d + 32 <= wanted; d += 32)
+      weigh_values<kHalf, kM, 2>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
+  for (; d < wanted; d += 16)
     weigh_values<kHalf, kM, 1>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
 }
 
@@ -96,28 +100,28 @@ struct Running {  // of one row: the largest score so far and the sum of exponen
   float top, total;
 };
 
-inline float exp_one(float x) {
-  float lanes[16];
-  store(lanes, exp(splat(x)));
-  return lanes[0];
-}
-
-// scores[0..visible) become exponentials, the rest up to `tokens` zero; returns the maximum and the sum.
-inline Running soften(float* scores, int visible, int tokens, float scale) {
-  const float top = max_value(scores, visible);
+// scores[from..to) become exponentials, the others up to `tokens` zero; returns the maximum and the sum.
+inline Running soften(float* scores, int from, int to, int tokens, float scale) {
+  const float top = max_value(scores + from, to - from);
   const F32 shift = splat(top), factor = splat(scale);
   F32 total = zero();
   for (int t = 0; t < tokens; t += 16) {
-    if (t >= visible) {
+    if (t >= to || t + 16 <= from) {
       store(scores + t, zero());
       continue;
     }
     F32 e = exp(mul(sub(load(scores + t), shift), factor));
-    if (visible - t < 16) e = first_lanes(e, zero(), visible - t);
+    if (to - t < 16) e = first_lanes(e, zero(), to - t);
+    if (from > t) e = first_lanes(zero(), e, from - t);
     store(scores + t, e);
     total = add(total, e);
   }
   return {top, sum(total)};
+}
+
+inline void cap_scores(float* scores, int tokens, float scale, float cap) {
+  for (int t = 0; t < tokens; t += 16)
+    store(scores + t, mul(splat(cap), tanh(mul(load(scores + t), splat(scale / cap)))));
 }
 
 // Adds a segment's result to what came before it.
@@ -147,9 +151,36 @@ void segment_weights(const KvLayer& layer, const Chunks& chunk, int first_chunk,
   }
 }
 
+// A row's scores of `tokens` tokens from `first` on become weights of those that it sees.
+inline Running row_weights(const AttentionTask& task, int m, int first, int tokens, float* scores) {
+  if (task.softcap > 0) cap_scores(scores, tokens, task.scale, task.softcap);
+  const int position = task.first_position + m / task.group - first;
+  const int from = position > task.behind ? position - task.behind : 0;
+  const int to = tokens - position > task.ahead ? position + task.ahead + 1 : tokens;
+  if (from >= to) {
+    soften(scores, 0, 0, tokens, 1.0f);
+    return {-__builtin_inff(), 0.0f};
+  }
+  return soften(scores, from, to, tokens, task.softcap > 0 ? 1.0f : task.scale);
+}
+
+// Divides by the sum of exponentials, in which a sink takes part.
+inline void finish_row(const AttentionTask& task, int m, const Running& run, const float* sums) {
+  float* out = task.out + m / task.group * task.out_stride + (size_t)(m % task.group) * task.value_dim;
+  float keep = 1.0f, total = run.total;
+  if (task.sinks) {
+    const float sink = task.sinks[m % task.group], own = run.top * (task.softcap > 0 ? 1.0f : task.scale);
+    const float top = own > sink ? own : sink;
+    keep = exp_one(own - top), total = run.total * keep + exp_one(sink - top);
+  }
+  for (int d = 0; d < task.value_dim; d += 16)
+    store_first(out + d, div(mul(load(sums + d), splat(keep)), splat(total)), task.value_dim - d);
+}
+
 template <bool kHalf, int kM>
 void attend_rows(const KvLayer& layer, const AttentionTask& task) {
-  const int dim = layer.padded_dim;
+  const int dim = layer.padded_dim, wanted = padded(task.value_dim);
+  const float factor = task.softcap > 0 ? 1.0f : task.scale;
   const Chunks chunk{task.pages, task.chunks_per_page, (size_t)task.kv_head, (size_t)layer.kv_heads,
                      (size_t)2 * kChunk * dim};
   float *q = task.scratch, *sums = q + kM * dim, *part = sums + kM * dim, *weights = part + kM * dim;
@@ -157,41 +188,33 @@ void attend_rows(const KvLayer& layer, const AttentionTask& task) {
     const float* from = task.q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim;
     for (int d = 0; d < dim; d++) q[m * dim + d] = d < layer.dim ? from[d] : 0.0f;
   }
-  Running run[kM] = {};
-  const int end = task.first_position + task.count;
-  for (int start = 0; start < end; start += kSegment) {
-    const int tokens = end - start < kSegment ? end - start : kSegment;
-    segment_weights<kHalf, kM>(layer, chunk, start / kChunk, tokens, q, weights);
+  Running run[kM];
+  // Nobody sees what lies before the first token's window: chunks there are not read.
+  const int last = task.first_position + task.count - 1;
+  const int begin = task.first_position > task.behind ? task.first_position - task.behind : 0;
+  const int end = task.length - last > task.ahead ? last + task.ahead + 1 : task.length;
+  const int first_segment = begin / kSegment * kSegment;
+  for (int segment = first_segment; segment < end; segment += kSegment) {
+    const int first = segment > begin ? segment : begin / kChunk * kChunk;
+    const int tokens = (end - segment < kSegment ? end : segment + kSegment) - first;
+    segment_weights<kHalf, kM>(layer, chunk, first / kChunk, tokens, q, weights);
     Running now[kM];
-    bool sees[kM];
-    for (int m = 0; m < kM; m++) {
-      const int visible = task.first_position + m / task.group + 1 - start;
-      sees[m] = visible > 0;
-      now[m] = soften(weights + m * kSegment,
-                      visible < 0        ? 0
-                      : visible < tokens ? visible
-                                         : tokens,
-                      tokens, task.scale);
-    }
-    float* into = start ? part : sums;
+    for (int m = 0; m < kM; m++) now[m] = row_weights(task, m, first, tokens, weights + m * kSegment);
+    float* into = segment == first_segment ? sums : part;
     constexpr int kBlock = kM < 4 ? kM : 4;
-    weigh_rows<kHalf, kBlock>(layer.data, chunk, start / kChunk, tokens, dim, weights, kSegment, into);
+    weigh_rows<kHalf, kBlock>(layer.data, chunk, first / kChunk, tokens, dim, wanted, weights, kSegment,
+                              into);
     if constexpr (kM > kBlock)
-      weigh_rows<kHalf, kM - kBlock>(layer.data, chunk, start / kChunk, tokens, dim,
+      weigh_rows<kHalf, kM - kBlock>(layer.data, chunk, first / kChunk, tokens, dim, wanted,
                                      weights + kBlock * kSegment, kSegment, into + kBlock * dim);
     for (int m = 0; m < kM; m++) {
-      if (start == 0)
+      if (segment == first_segment)
         run[m] = now[m];
-      else if (sees[m])
-        combine(run[m], sums + m * dim, now[m], part + m * dim, dim, task.scale);
+      else if (now[m].total > 0)
+        combine(run[m], sums + m * dim, now[m], part + m * dim, wanted, factor);
     }
   }
-  for (int m = 0; m < kM; m++) {
-    float* to = task.out + m / task.group * task.out_stride + (size_t)(m % task.group) * layer.dim;
-    const F32 total = splat(run[m].total);
-    for (int d = 0; d < layer.dim; d += 16)
-      store_first(to + d, div(load(sums + m * dim + d), total), layer.dim - d);
-  }
+  for (int m = 0; m < kM; m++) finish_row(task, m, run[m], sums + m * dim);
 }
 
 template <int kM>
@@ -208,24 +231,30 @@ void attend_with(const KvLayer& layer, const AttentionTask& task) {
 
 void attend(const KvLayer& layer, const AttentionTask& task) { attend_with<kQueryRows>(layer, task); }
 
-// Puts one token's key and value of one head into its slot.
-void store_kv(const KvLayer& layer, int64_t slot, int head, const float* k, const float* v) {
-  const int dim = layer.padded_dim, lane = (int)(slot % kChunk);
-  const size_t at = ((size_t)(slot / kChunk) * layer.kv_heads + head) * 2 * kChunk * dim;
-  const size_t value = at + (size_t)(kChunk + lane) * dim;
-  for (int d = 0; d < layer.dim; d += 16) {
-    const int n = layer.dim - d < 16 ? layer.dim - d : 16;
-    const F32 key = load_first(k + d, n), row = load_first(v + d, n);
-    if (layer.half) {
-      uint16_t halves[16], *data = (uint16_t*)layer.data;
-      store_half(halves, key);
-      for (int i = 0; i < n; i++) data[at + (d + i) * kChunk + lane] = halves[i];
-      store_half(data + value + d, row);
-    } else {
-      float* data = (float*)layer.data;
-      for (int i = 0; i < n; i++) data[at + (d + i) * kChunk + lane] = k[d + i];
-      store(data + value + d, row);
+void store_key(const KvLayer& layer, int64_t slot, int head, const float* key, int first, int n) {
+  const size_t chunk = (size_t)(slot / kChunk) * layer.kv_heads + head;
+  const size_t at = (chunk * 2 * layer.padded_dim + first) * kChunk + slot % kChunk;
+  for (int d = 0; d < n; d += 16) {
+    uint16_t halves[16];
+    if (layer.half) store_half(halves, load_first(key + d, n - d));
+    for (int i = 0; i < 16 && d + i < n; i++) {
+      if (layer.half)
+        ((uint16_t*)layer.data)[at + (d + i) * kChunk] = halves[i];
+      else
+        ((float*)layer.data)[at + (d + i) * kChunk] = key[d + i];
     }
+  }
+}
+
+void store_value(const KvLayer& layer, int64_t slot, int head, const float* value, int n) {
+  const size_t chunk = (size_t)(slot / kChunk) * layer.kv_heads + head;
+  const size_t at = (chunk * 2 * kChunk + kChunk + slot % kChunk) * layer.padded_dim;
+  for (int d = 0; d < n; d += 16) {
+    const F32 row = load_first(value + d, n - d);
+    if (layer.half)
+      store_half((uint16_t*)layer.data + at + d, row);
+    else
+      store((float*)layer.data + at + d, row);
   }
 }
 

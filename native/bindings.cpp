@@ -1,14 +1,14 @@
 // The Python face of the native module: thin, it checks what would corrupt memory and nothing else.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/pair.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 
+#include "choices.h"
 #include "program.h"
 #include "sample.h"
 #include "select.h"
@@ -52,97 +52,78 @@ void check_range(const Array<int32_t, 1>& values, int64_t limit, const char* wha
   for (size_t i = 0; i < values.size(); i++) check(values.data()[i] >= 0 && values.data()[i] < limit, what);
 }
 
-// Everything a kernel will index with, once a step: O(tokens + pages).
-StepView check_step(const Array<int32_t, 1>& ids, const Array<int32_t, 1>& positions,
-                    const Array<int32_t, 1>& slots, const Array<int32_t, 1>& starts,
-                    const Array<int32_t, 1>& kv_lens, const Array<int32_t, 2>& pages,
-                    const Array<int32_t, 1>& out_rows, int page_size, int vocab, int64_t num_slots,
-                    int max_positions) {
+// The arrays of a step; their shapes are checked here, what stands in them by check_step.
+using Ints = Array<int32_t, 1>;
+StepView step_view(const Program& program, const Ints& ids, const Ints& positions, const Ints& slots,
+                   const Ints& starts, const Ints& kv_lens, const Array<int32_t, 2>& pages,
+                   const Ints& out_rows, int page_size, const std::optional<Ints>& types) {
   StepView s;
   s.tokens = (int)ids.size(), s.rows = (int)kv_lens.size(), s.sampled = (int)out_rows.size();
   s.page_size = page_size, s.pages_per_row = (int)pages.shape(1);
-  check(positions.size() == ids.size() && slots.size() == ids.size(),
-        "token_ids, positions and slots differ in length");
+  check(
+      positions.size() == ids.size() && slots.size() == ids.size() && (!types || types->size() == ids.size()),
+      "token_ids, positions, slots and token_types differ in length");
   check(starts.size() == kv_lens.size() + 1 && pages.shape(0) == kv_lens.size(),
         "row_starts, kv_lens and page_table differ in rows");
-  check(page_size > 0 && page_size % kChunk == 0, "page_size is not a multiple of 16");
-  check_range(ids, vocab, "a token id is outside the vocabulary");
-  check_range(positions, max_positions, "a position is outside the rope table");
-  check_range(slots, num_slots, "a slot is outside the cache");
-  check_range(out_rows, s.tokens, "an out_row is not a token of the step");
-  check(starts.data()[0] == 0 && starts.data()[s.rows] == s.tokens, "row_starts does not cover the tokens");
-  const int64_t num_pages = num_slots / page_size;
-  for (int r = 0; r < s.rows; r++) {
-    const int begin = starts.data()[r], end = starts.data()[r + 1], length = kv_lens.data()[r];
-    check(begin < end && length >= end - begin, "a row has no tokens, or more than its history");
-    check(positions.data()[end - 1] == length - 1 && positions.data()[begin] == length - (end - begin),
-          "positions do not end a row's history");
-    const int needed = (length + page_size - 1) / page_size;
-    check(needed <= s.pages_per_row, "a row's pages do not hold its history");
-    for (int p = 0; p < needed; p++) {
-      const int page = pages.data()[(size_t)r * s.pages_per_row + p];
-      check(page >= 0 && page < num_pages, "a page is outside the cache");
-    }
-  }
-  s.token_ids = ids.data(), s.positions = positions.data(), s.slots = slots.data(),
-  s.row_starts = starts.data();
-  s.kv_lens = kv_lens.data(), s.page_table = pages.data(), s.out_rows = out_rows.data();
+  s.token_ids = ids.data(), s.positions = positions.data(), s.slots = slots.data();
+  s.row_starts = starts.data(), s.kv_lens = kv_lens.data(), s.page_table = pages.data();
+  s.out_rows = out_rows.data(), s.token_types = types ? types->data() : nullptr;
+  check_step(s, program.limits());
   return s;
 }
 
-View view(std::pair<int, int> v) { return {v.first, v.second}; }
+// Calls work(program, view of the step) from Python's arguments.
+template <class F>
+auto with_step(F work) {
+  return [work](Program& p, Ints ids, Ints positions, Ints slots, Ints starts, Ints kv_lens,
+                Array<int32_t, 2> pages, Ints out_rows, int page_size, std::optional<Ints> types) {
+    const StepView s =
+        step_view(p, ids, positions, slots, starts, kv_lens, pages, out_rows, page_size, types);
+    nb::gil_scoped_release release;
+    return work(p, s);
+  };
+}
 
 void define_program(nb::module_& m) {
-  nb::class_<Program>(m, "Program")
+  nb::class_<Program> program(m, "Program");
+  program
       .def(
           "__init__", [](Program* self, const Backend& b) { new (self) Program(b.kernels, b.pool); },
           nb::keep_alive<1, 2>())
       .def("buffer", &Program::buffer, "width"_a, "sampled"_a)
       .def("embed", &Program::embed)
-      .def("norm",
-           [](Program& p, std::pair<int, int> x, std::pair<int, int> added, std::pair<int, int> sum,
-              std::shared_ptr<Vector> weight, float eps, int heads, std::pair<int, int> out, bool quantized) {
-             p.norm(view(x), view(added), view(sum), std::move(weight), eps, heads, view(out), quantized);
-           })
-      .def("quantize", [](Program& p, std::pair<int, int> x, int width) { p.quantize(view(x), width); })
-      .def("linear", [](Program& p, std::pair<int, int> x, std::shared_ptr<Matrix> w,
-                        int out) { p.linear(view(x), std::move(w), out); })
-      .def("silu_mul", [](Program& p, std::pair<int, int> x, int width, std::pair<int, int> out,
-                          bool quantized) { p.silu_mul(view(x), width, view(out), quantized); })
-      .def("linear_silu_mul",
-           [](Program& p, std::pair<int, int> x, std::shared_ptr<Matrix> w, int between,
-              std::pair<int, int> out,
-              bool quantized) { p.linear_silu_mul(view(x), std::move(w), between, view(out), quantized); })
-      .def("rope", [](Program& p, std::pair<int, int> x, int heads, int dim,
-                      std::shared_ptr<RopeTable> table) { p.rope(view(x), heads, dim, std::move(table)); })
-      .def("store_kv",
-           [](Program& p, std::pair<int, int> k, std::pair<int, int> v, std::shared_ptr<KvCache> kv,
-              int layer) { p.store_kv(view(k), view(v), std::move(kv), layer); })
-      .def("attend",
-           [](Program& p, std::pair<int, int> q, int heads, std::shared_ptr<KvCache> kv, int layer,
-              float scale, std::pair<int, int> out, bool quantized) {
-             p.attend(view(q), heads, std::move(kv), layer, scale, view(out), quantized);
-           })
-      .def("add", [](Program& p, std::pair<int, int> a, std::pair<int, int> b, int width,
-                     std::pair<int, int> out) { p.add(view(a), view(b), width, view(out)); })
+      .def("rms_norm", &Program::rms_norm)
+      .def("layer_norm", &Program::layer_norm, "x"_a, "weight"_a, "shift"_a.none(), "eps"_a, "heads"_a,
+           "out"_a)
+      .def("normalize", &Program::normalize)
+      .def("curve", &Program::curve)
+      .def("gate", &Program::gate)
+      .def("sigmoid_mul", &Program::sigmoid_mul)
+      .def("scale", &Program::scale)
+      .def("softcap", &Program::softcap)
+      .def("bias", &Program::bias)
+      .def("add", &Program::add)
+      .def("copy", &Program::copy)
+      .def("rope", &Program::rope)
+      .def("quantize", &Program::quantize)
       .def("gather", &Program::gather)
+      .def("pool", &Program::pool)
+      .def("linear", &Program::linear, "x"_a, "weight"_a, "bias"_a.none(), "out"_a)
+      .def("linear_curve", &Program::linear_curve, "x"_a, "weight"_a, "bias"_a.none(), "kind"_a, "out"_a,
+           "quantized"_a)
+      .def("linear_gate", &Program::linear_gate, "x"_a, "weight"_a, "bias"_a.none(), "kind"_a, "between"_a,
+           "out"_a, "quantized"_a)
+      .def("store_kv", &Program::store_kv)
+      .def("attend", &Program::attend, "q"_a, "heads"_a, "kv"_a, "layer"_a, "scoring"_a, "sinks"_a.none(),
+           "out"_a, "quantized"_a);
+  const auto define = [&](const char* name, auto work) {
+    program.def(name, with_step(work), "token_ids"_a, "positions"_a, "slots"_a, "row_starts"_a, "kv_lens"_a,
+                "page_table"_a, "out_rows"_a, "page_size"_a, "token_types"_a.none());
+  };
+  define("run", [](Program& p, const StepView& step) { p.run(step); });
+  define("profile", [](Program& p, const StepView& step) { return p.profile(step); });
+  program
       .def_prop_ro("arena_bytes", &Program::arena_bytes)
-      .def("run",
-           [](Program& p, Array<int32_t, 1> ids, Array<int32_t, 1> positions, Array<int32_t, 1> slots,
-              Array<int32_t, 1> starts, Array<int32_t, 1> kv_lens, Array<int32_t, 2> pages,
-              Array<int32_t, 1> out_rows, int page_size, int vocab, int64_t num_slots, int max_positions) {
-             const StepView step = check_step(ids, positions, slots, starts, kv_lens, pages, out_rows,
-                                              page_size, vocab, num_slots, max_positions);
-             nb::gil_scoped_release release;
-             p.run(step);
-           })
-      .def("profile",
-           [](Program& p, Array<int32_t, 1> ids, Array<int32_t, 1> positions, Array<int32_t, 1> slots,
-              Array<int32_t, 1> starts, Array<int32_t, 1> kv_lens, Array<int32_t, 2> pages,
-              Array<int32_t, 1> out_rows, int page_size, int vocab, int64_t num_slots, int max_positions) {
-             return p.profile(check_step(ids, positions, slots, starts, kv_lens, pages, out_rows, page_size,
-                                         vocab, num_slots, max_positions));
-           })
       // A buffer's rows as (rows, stride) floats. The view is good until the next run.
       .def(
           "rows",

@@ -86,22 +86,63 @@ std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string
   return y;
 }
 
+struct Scored {
+  int window;
+  float softcap;
+  bool sinks;
+};
+
 std::vector<float> attention(const Kernels& kernels, bool half, int dim, int group, int history,
-                             const std::vector<float>& numbers) {
-  const int heads = 2, padded = (dim + 15) / 16 * 16, chunks = history / 16 + 2;
-  std::vector<float> cache((size_t)chunks * heads * 2 * 16 * padded);
-  KvLayer layer{cache.data(), half, heads, dim, padded};
+                             const Scored& scored, const std::vector<float>& numbers) {
+  const int heads = 2, wide = padded(dim), chunks = history / 16 + 2;
+  std::vector<float> cache((size_t)chunks * heads * 2 * 16 * wide);
+  KvLayer layer{cache.data(), half, heads, dim, wide};
   std::vector<int32_t> pages(chunks);
   for (int i = 0; i < chunks; i++) pages[i] = chunks - 1 - i;
   for (int t = 0; t < history; t++)
-    for (int h = 0; h < heads; h++)
-      kernels.store_kv(layer, pages[t / 16] * 16 + t % 16, h, &numbers[(t * 31 + h) % 1000],
-                       &numbers[(t * 17 + h * 5) % 1000]);
-  std::vector<float> out((size_t)group * dim), scratch(scratch_size(kernels.max_query_rows, padded));
+    for (int h = 0; h < heads; h++) {
+      const int64_t slot = pages[t / 16] * 16 + t % 16;
+      const int first = std::min(dim, 16);  // a key may come in two parts
+      kernels.store_key(layer, slot, h, &numbers[(t * 31 + h) % 1000], 0, first);
+      kernels.store_key(layer, slot, h, &numbers[(t * 31 + h) % 1000 + first], first, dim - first);
+      kernels.store_value(layer, slot, h, &numbers[(t * 17 + h * 5) % 1000], dim);
+    }
+  std::vector<float> out((size_t)group * dim), scratch(scratch_size(kernels.max_query_rows, wide));
   group = std::min(group, kernels.max_query_rows);
-  kernels.attend(layer, {numbers.data(), 0, out.data(), 0, 1, group, history - 1, pages.data(), 1, 1, 0.3f,
-                         scratch.data()});
+  AttentionTask task{};
+  task.q = numbers.data(), task.out = out.data();
+  task.count = 1, task.group = group, task.first_position = history - 1, task.length = history;
+  task.behind = scored.window ? scored.window - 1 : history;
+  task.pages = pages.data(), task.chunks_per_page = 1, task.kv_head = 1, task.value_dim = dim;
+  task.scale = 0.3f, task.softcap = scored.softcap, task.scratch = scratch.data();
+  if (scored.sinks) task.sinks = &numbers[77];
+  kernels.attend(layer, task);
   return out;
+}
+
+// Kernels of one row, by what they do to some numbers.
+void check_rows(const Kernels& kernels, const Kernels& portable, const std::vector<float>& numbers) {
+  const float *x = numbers.data(), *y = &numbers[999], *z = &numbers[1999];
+  for (int n : {5, 16, 70, 576}) {
+    const auto same = [&](const std::string& what, auto run) {
+      std::vector<float> a(n), b(n);
+      run(kernels, a.data()), run(portable, b.data());
+      compare(kernels.name, what + " " + std::to_string(n), a, b, 2e-6f);
+    };
+    same("rms_norm", [&](const Kernels& k, float* out) { k.rms_norm(x, y, out, n, 1e-5f); });
+    same("layer_norm", [&](const Kernels& k, float* out) { k.layer_norm(x, y, z, out, n, 1e-5f); });
+    same("normalize", [&](const Kernels& k, float* out) { k.normalize(x, out, n); });
+    same("scale", [&](const Kernels& k, float* out) { k.scale(x, 0.7f, out, n); });
+    same("add_scaled", [&](const Kernels& k, float* out) { k.add_scaled(x, 0.7f, out, n); });
+    same("softcap", [&](const Kernels& k, float* out) { k.softcap(x, 0.9f, out, n); });
+    same("sigmoid_mul", [&](const Kernels& k, float* out) { k.sigmoid_mul(x, y, false, out, n); });
+    for (int kind = 0; kind <= (int)Curve::clamped_silu; kind++) {
+      const std::string number = " " + std::to_string(kind) + " of";
+      same("gate" + number, [&](const Kernels& k, float* out) { k.gate((Curve)kind, x, y, out, n); });
+      if ((Curve)kind != Curve::clamped_silu)
+        same("curve" + number, [&](const Kernels& k, float* out) { k.curve((Curve)kind, x, out, n); });
+    }
+  }
 }
 
 void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
@@ -118,23 +159,16 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
     }
   const std::vector<float> numbers = random_floats(4096);
   for (bool half : {true, false})
-    for (int dim : {24, 64, 128})
+    for (int dim : {24, 64, 256})
       for (int group : {1, 3, 4})
         for (int history : {1, 15, 100, 1500})
-          compare(kernels.name,
-                  "attention " + std::to_string(dim) + " x " + std::to_string(group) + ", " +
-                      std::to_string(history),
-                  attention(kernels, half, dim, group, history, numbers),
-                  attention(portable, half, dim, group, history, numbers), 1e-4f);
-  for (int n : {5, 16, 70, 576}) {
-    std::vector<float> a(n), b(n);
-    kernels.rms_norm(numbers.data(), &numbers[999], a.data(), n, 1e-5f),
-        portable.rms_norm(numbers.data(), &numbers[999], b.data(), n, 1e-5f);
-    compare(kernels.name, "rms_norm " + std::to_string(n), a, b, 1e-6f);
-    kernels.silu_mul(numbers.data(), &numbers[999], a.data(), n),
-        portable.silu_mul(numbers.data(), &numbers[999], b.data(), n);
-    compare(kernels.name, "silu_mul " + std::to_string(n), a, b, 1e-6f);
-  }
+          for (const Scored& scored : {Scored{}, Scored{50, 3.0f, true}})
+            compare(kernels.name,
+                    "attention " + std::to_string(dim) + " x " + std::to_string(group) + ", " +
+                        std::to_string(history) + (scored.window ? " in a window" : ""),
+                    attention(kernels, half, dim, group, history, scored, numbers),
+                    attention(portable, half, dim, group, history, scored, numbers), 1e-4f);
+  check_rows(kernels, portable, numbers);
 }
 
 }  // namespace

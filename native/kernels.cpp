@@ -10,9 +10,10 @@
 namespace pagemill {
 
 const Kernels* PAGEMILL_TABLE() {
-  static constexpr Kernels table{kName,        kSignedQ8, kQueryRows, quantize,  linear_quantized,
-                                 linear_dense, embed_row, rms_norm,   add_rows,  silu_mul,
-                                 rope,         store_kv,  attend,     max_value, exp_sum};
+  static constexpr Kernels table{
+      kName,       kSignedQ8, kQueryRows, quantize,    linear_quantized, linear_dense, embed_row, rms_norm,
+      layer_norm,  normalize, add_rows,   add_scaled,  scale_row,        softcap,      curve,     gate,
+      sigmoid_mul, rope,      store_key,  store_value, attend,           max_value,    exp_sum};
   return &table;
 }
 

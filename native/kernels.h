@@ -51,19 +51,26 @@ struct KvLayer {
   int kv_heads, dim, padded_dim;
 };
 
+// What networks apply to single numbers; see Activation in ops/interface.py. clamped_silu only as a gate.
+enum class Curve : int { silu, gelu, gelu_tanh, relu, tanh, sigmoid, clamped_silu };
+
 // Attention of `count` query tokens of one sequence, of the query heads that share one kv head.
 struct AttentionTask {
-  const float* q;   // first query token, first head of the group
+  const float* q;   // first query token, first head of the group; heads lie layer.dim apart
   size_t q_stride;  // between tokens
-  float* out;       // same layout as q
+  float* out;       // likewise; heads lie value_dim apart
   size_t out_stride;
   int count, group;    // tokens, query heads of the group; count * group <= max_query_rows
   int first_position;  // of the first query token
+  int length;          // tokens of the history
+  int behind, ahead;   // the token at p sees p - behind .. p + ahead of them
   const int32_t* pages;
   int chunks_per_page;
   int kv_head;
-  float scale;
-  float* scratch;  // scratch_size(padded_dim) floats
+  int value_dim;  // elements of a value that are wanted, from its beginning
+  float scale, softcap;
+  const float* sinks;  // of the group's heads, or null
+  float* scratch;      // scratch_size(padded_dim) floats
 };
 
 // How one row is sampled; see ops/interface.py, SampleRows, and ops/reference.py for the definition.
@@ -87,15 +94,26 @@ struct Kernels {
                        int tile_to, float* y, size_t y_stride);
   void (*embed_row)(const PackedWeight& w, int row, float* out);
   void (*rms_norm)(const float* x, const float* weight, float* out, int n, float eps);
+  void (*layer_norm)(const float* x, const float* weight, const float* shift, float* out, int n, float eps);
+  void (*normalize)(const float* x, float* out, int n);
   void (*add)(const float* a, const float* b, float* out, int n);
-  void (*silu_mul)(const float* gate, const float* up, float* out, int n);
+  void (*add_scaled)(const float* x, float factor, float* out, int n);
+  void (*scale)(const float* x, float factor, float* out, int n);
+  void (*softcap)(const float* x, float cap, float* out, int n);
+  void (*curve)(Curve kind, const float* x, float* out, int n);
+  void (*gate)(Curve kind, const float* gate, const float* up, float* out, int n);  // curve(gate) * up
+  void (*sigmoid_mul)(const float* x, const float* gates, bool one, float* out, int n);
   void (*rope)(float* x, const float* cos, const float* sin, int half);
-  void (*store_kv)(const KvLayer& layer, int64_t slot, int head, const float* k, const float* v);
+  // `n` elements from `first` on of a slot's key; the first `n` of its value.
+  void (*store_key)(const KvLayer& layer, int64_t slot, int head, const float* key, int first, int n);
+  void (*store_value)(const KvLayer& layer, int64_t slot, int head, const float* value, int n);
   void (*attend)(const KvLayer& layer, const AttentionTask& task);
   float (*max_value)(const float* x, int n);
   // Writes exp((x - top) * factor) to out (may be null) and returns their sum, in fixed order.
   double (*exp_sum)(const float* x, int n, float top, float factor, float* out);
 };
+
+constexpr int padded(int dim) { return (dim + 15) / 16 * 16; }
 
 constexpr int scratch_size(int max_query_rows, int padded_dim) {
   return max_query_rows * (kSegment + 3 * padded_dim + 64) + 64;

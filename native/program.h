@@ -1,9 +1,12 @@
 // A recorded forward pass: the list of kernel calls of one step with their buffers, run by one native call.
 //
-// Python records a program once (ops/cpu.py) by running a model on arrays that only remember what was done to
-// them. Rows of a buffer are tokens of the step, or sampled rows. All threads walk the list together, share
-// the work of each phase and wait for each other before the next. Neighbouring instructions that work row by
-// row are one phase: a row stays with the thread, and in the cache, that began it.
+// Python records a program once (ops/recorder.py) by running a model on arrays that only remember what was
+// done to them. Rows of a buffer are tokens of the step, or sampled rows. All threads walk the list together,
+// share the work of each phase and wait for each other before the next. Neighbouring instructions that work
+// row by row are one phase: a row stays with the thread, and in the cache, that began it.
+//
+// program.cpp builds and walks the list; program_rows.cpp, program_products.cpp and program_attention.cpp
+// run its instructions.
 #pragma once
 
 #include <memory>
@@ -12,31 +15,13 @@
 #include <vector>
 
 #include "kernels.h"
+#include "kv_cache.h"
 #include "memory.h"
+#include "step.h"
 #include "threads.h"
 #include "weights.h"
 
 namespace pagemill {
-
-// Keys and values of all layers in pages of `page_size` tokens.
-class KvCache {
- public:
-  KvCache(int layers, int num_pages, int page_size, int heads, int dim, bool half);
-  KvCache(const KvCache&) = delete;
-  KvLayer layer(int index) const;
-  int layers() const { return layers_; }
-  int page_size() const { return page_size_; }
-  int64_t num_slots() const { return (int64_t)num_pages_ * page_size_; }
-  int heads() const { return heads_; }
-  int dim() const { return dim_; }
-  size_t bytes() const { return memory_.size(); }
-
- private:
-  int layers_, num_pages_, page_size_, heads_, dim_, padded_dim_;
-  bool half_;
-  size_t layer_bytes_;
-  Block memory_;
-};
 
 // A norm weight or a bias.
 struct Vector {
@@ -50,45 +35,65 @@ struct RopeTable {
   int positions() const { return half ? (int)(cos.size() / half) : 0; }
 };
 
-// The arrays of one step; see Step in ops/interface.py.
-struct StepView {
-  int tokens = 0, rows = 0, sampled = 0, page_size = 0, pages_per_row = 0;
-  const int32_t *token_ids = nullptr, *positions = nullptr, *slots = nullptr, *row_starts = nullptr,
-                *kv_lens = nullptr, *page_table = nullptr, *out_rows = nullptr;
-};
-
 // A part of each row of a buffer: `offset` floats from its start.
 struct View {
-  int buffer, offset;
+  int buffer = -1, offset = 0;
 };
+
+// How attention scores; see Scoring in ops/interface.py.
+struct Scoring {
+  float scale;
+  int window;
+  float softcap;
+};
+
+enum class Ids : int { tokens, positions, types };
+enum class Pooling : int { mean, first, last };
 
 class Program {
  public:
+  using Floats = std::shared_ptr<Vector>;  // may be null where a weight or bias is optional
+  using Weight = std::shared_ptr<Matrix>;
+
   Program(const Kernels& kernels, std::shared_ptr<Pool> pool) : kernels_(kernels), pool_(std::move(pool)) {}
 
   // A buffer of `width` floats a row, of sampled rows or of all tokens.
   int buffer(int width, bool sampled);
 
-  // Each adds one instruction. `quantized`: the result is wanted as int8 too, for the products that follow.
-  void embed(std::shared_ptr<Matrix> table, int out);
-  // out = rms_norm(x), or, with `added`, sum = x + added and out = rms_norm(sum). `heads` norms a row of
-  // `width`.
-  void norm(View x, View added, View sum, std::shared_ptr<Vector> weight, float eps, int heads, View out,
-            bool quantized);
-  void quantize(View x, int width);
-  void linear(View x, std::shared_ptr<Matrix> weight, int out);
-  void silu_mul(View x, int width, View out, bool quantized);  // width: of the result
-  // linear, then silu_mul of its halves: who computed a column of gate and up goes on with it. `between` is
-  // linear's buffer.
-  void linear_silu_mul(View x, std::shared_ptr<Matrix> weight, int between, View out, bool quantized);
-  void rope(View x, int heads, int dim, std::shared_ptr<RopeTable> table);
-  void store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer);
-  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, float scale, View out,
-              bool quantized);
+  // Each adds one instruction. `width` is of the result. `heads` repeats it along a row; where there are
+  // strides, heads lie that far apart, else they are neighbours.
+  void embed(Ids ids, Weight table, View out);
+  void rms_norm(View x, Floats weight, float eps, int heads, View out);
+  void layer_norm(View x, Floats weight, Floats shift, float eps, int heads, View out);
+  void normalize(View x, int width, int heads, View out);
+  void curve(View x, Curve kind, int width, View out);
+  void gate(View x, Curve kind, int width, View out);
+  void sigmoid_mul(View x, View gates, bool one_gate, int width, View out);
+  void scale(View x, float factor, int width, View out);
+  void softcap(View x, float cap, int width, View out);
+  void bias(View x, Floats values, int heads, View out);
   void add(View a, View b, int width, View out);
-  void gather(int from, int out);
+  void copy(View x, int heads, int width, int from_stride, View out, int to_stride);
+  void rope(View x, int heads, int stride, std::shared_ptr<RopeTable> table);  // in place
+  void quantize(View x, int width);  // makes the int8 of a whole row, for the products that follow
+  void gather(View x, int width, View out);
+  void pool(View x, Pooling kind, int width, View out);
 
-  // Runs all instructions. The caller has checked that indices lie within their tables.
+  // `quantized`: the result is wanted as int8 too. The bias may be null.
+  void linear(View x, Weight weight, Floats bias, View out);
+  void linear_curve(View x, Weight weight, Floats bias, Curve kind, View out, bool quantized);
+  // linear, then the gate of its halves: who computed a column of both goes on with it. `between` is
+  // linear's buffer.
+  void linear_gate(View x, Weight weight, Floats bias, Curve kind, int between, View out, bool quantized);
+
+  void store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer);
+  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, Scoring scoring, Floats sinks,
+              View out, bool quantized);
+
+  // What the instructions index with a step.
+  Limits limits() const;
+
+  // Runs all instructions. The caller has checked the step against `limits`.
   void run(const StepView& step);
 
   // Makes room for that many rows, so that buffers can be filled before a run.
@@ -106,17 +111,31 @@ class Program {
  private:
   enum class Op {
     embed,
-    norm,
-    quantize,
-    linear,
-    linear_silu_mul,
-    silu_mul,
-    rope,
-    store_kv,
-    attend,
+    rms_norm,
+    layer_norm,
+    normalize,
+    curve,
+    gate,
+    sigmoid_mul,
+    scale,
+    softcap,
+    bias,
     add,
-    gather
+    copy,
+    rope,
+    quantize,
+    store_kv,
+    gather,
+    pool,
+    linear,
+    linear_curve,
+    linear_gate,
+    attend,
   };
+  static const char* name(Op op);
+  // Works on one row at a time, and reads no other row.
+  static bool by_row(Op op) { return op <= Op::store_kv; }
+
   struct Buffer {
     int width, stride;
     bool sampled, quantized;
@@ -124,14 +143,19 @@ class Program {
   };
   struct Instruction {
     Op op;
-    View a{-1, 0}, b{-1, 0}, sum{-1, 0}, out{-1, 0};
-    int width = 0, heads = 1, layer = 0;
+    View a, b, out;
+    int width = 0, heads = 1, from_stride = 0, to_stride = 0;
     float number = 0;
-    bool quantized = false;
-    std::shared_ptr<Matrix> matrix = nullptr;
-    std::shared_ptr<Vector> vector = nullptr;
+    bool quantized = false, one_gate = false;
+    Ids ids = Ids::tokens;
+    Curve curve = Curve::silu;
+    Pooling pooling = Pooling::mean;
+    Weight matrix = nullptr;
+    Floats vector = nullptr, shift = nullptr;  // shift: a bias
     std::shared_ptr<RopeTable> rope = nullptr;
     std::shared_ptr<KvCache> kv = nullptr;
+    int layer = 0, plan = 0;
+    Scoring scoring{};
   };
   struct Phase {  // instructions that need no barrier between them: one product, or row work on the same rows
     int first, last;
@@ -139,19 +163,28 @@ class Program {
   struct Task {  // query tokens of one row that attend together
     int row, first, count, cost;
   };
+  // How the rows of a step are cut for attention; layers of one shape share a plan.
+  struct AttentionPlan {
+    int group, window;        // query heads that share a kv head
+    int together = 0;         // of them, those of a task
+    std::vector<Task> tasks;  // the longest first
+  };
 
-  Instruction& append(Op op) { return instructions_.emplace_back(Instruction{op}); }
+  Instruction& append(Op op, View a, View out, int width, int heads = 1);
   void prepare(const StepView& step);
   void place_buffers(int tokens, int sampled);
-  void plan_attention(int heads, int kv_heads, int padded_dim);
+  int plan_of(int group, int window);
+  void plan_attention(AttentionPlan& plan) const;
   void plan_phases();
   void execute(const Phase& phase, Shares& shares, int thread);
-  void run_linear(const Instruction& instruction, Shares& shares);
-  void run_linear_silu_mul(const Instruction& instruction, Shares& shares);
-  void run_attention(const Instruction& instruction, Shares& shares, int thread);
   void run_rows(const Phase& phase, Shares& shares);
-  void product(const Instruction& instruction, int from, int to, int buffer);
   void one_row(const Instruction& instruction, int row);
+  void pool_row(const Instruction& instruction, int row);
+  void run_linear(const Instruction& instruction, Shares& shares);
+  void run_linear_curve(const Instruction& instruction, Shares& shares);
+  void run_linear_gate(const Instruction& instruction, Shares& shares);
+  void product(const Instruction& instruction, int from, int to, View out);
+  void run_attention(const Instruction& instruction, Shares& shares, int thread);
   // Logits decide: the few rows that are sampled go into their product with twice the bits.
   static int planes(const Buffer& buffer) { return buffer.sampled ? 2 : 1; }
   float* at(View view, int row) const {
@@ -165,8 +198,7 @@ class Program {
   std::vector<Instruction> instructions_;
   std::vector<Phase> phases_;
   std::vector<Shares> shares_;  // one a phase
-  std::vector<Task> tasks_;     // of the attention, the longest first
-  int task_group_ = 0;          // query heads of a task
+  std::vector<AttentionPlan> plans_;
   StepView step_;
   int placed_tokens_ = 0, placed_sampled_ = 0;
   Block arena_, scratch_;

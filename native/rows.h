@@ -1,40 +1,10 @@
-// Work on single rows: quantization, norms, activations, rotary positions, sums of exponentials.
+// Work on single rows: quantization, norms, elementwise operations, rotary positions, sums of exponentials.
 #pragma once
 
-#include "kernels.h"
+#include "functions.h"
 
 namespace pagemill {
 namespace {
-
-inline F32 load_first(const float* p, int n) {
-  if (n >= 16) return load(p);
-  float some[16] = {};
-  for (int i = 0; i < n; i++) some[i] = p[i];
-  return load(some);
-}
-
-inline void store_first(float* p, F32 a, int n) {
-  if (n >= 16) return store(p, a);
-  float all[16];
-  store(all, a);
-  for (int i = 0; i < n; i++) p[i] = all[i];
-}
-
-// e^x to about 2 ulp; zero below -87.3 (and for -infinity), finite above.
-inline F32 exp(F32 x) {
-  const F32 lowest = splat(-87.3f);
-  const F32 inside = min(max(x, lowest), splat(88.3f));
-  const F32 n = round(mul(inside, splat(1.44269504f)));
-  const F32 r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), inside));
-  F32 p = splat(1.9875691500e-4f);
-  p = fma(p, r, splat(1.3981999507e-3f));
-  p = fma(p, r, splat(8.3334519073e-3f));
-  p = fma(p, r, splat(4.1665795894e-2f));
-  p = fma(p, r, splat(1.6666665459e-1f));
-  p = fma(p, r, splat(5.0000001201e-1f));
-  p = add(fma(p, mul(r, r), r), splat(1.0f));
-  return keep_if_at_least(x, lowest, mul(p, power_of_two(n)));
-}
 
 void quantize(const float* x, int first_group, int k, const Activation& a, int row) {
   for (int g = first_group; g * kGroup < k; g++) {
@@ -56,19 +26,48 @@ void quantize(const float* x, int first_group, int k, const Activation& a, int r
   }
 }
 
-void rms_norm(const float* x, const float* weight, float* out, int n, float eps) {
+// The sum of f(lanes of x) over a row; lanes past its end are zero before f and must be after.
+template <class F>
+inline float sum_of(const float* x, int n, F f) {
   F32 even = zero(), odd = zero();
   for (int i = 0; i < n; i += 32) {
-    const F32 a = load_first(x + i, n - i);
-    even = fma(a, a, even);
-    if (n - i > 16) {
-      const F32 b = load_first(x + i + 16, n - i - 16);
-      odd = fma(b, b, odd);
-    }
+    even = f(load_first(x + i, n - i), n - i, even);
+    if (n - i > 16) odd = f(load_first(x + i + 16, n - i - 16), n - i - 16, odd);
   }
-  const F32 factor = splat(1.0f / __builtin_sqrtf(sum(add(even, odd)) / (float)n + eps));
+  return sum(add(even, odd));
+}
+
+inline float sum_of_squares(const float* x, int n) {
+  return sum_of(x, n, [](F32 a, int, F32 total) { return fma(a, a, total); });
+}
+
+void rms_norm(const float* x, const float* weight, float* out, int n, float eps) {
+  const F32 factor = splat(1.0f / __builtin_sqrtf(sum_of_squares(x, n) / (float)n + eps));
   for (int i = 0; i < n; i += 16)
     store_first(out + i, mul(mul(load_first(x + i, n - i), factor), load_first(weight + i, n - i)), n - i);
+}
+
+// `shift` may be null.
+void layer_norm(const float* x, const float* weight, const float* shift, float* out, int n, float eps) {
+  const F32 mean = splat(sum_of(x, n, [](F32 a, int, F32 total) { return add(a, total); }) / (float)n);
+  const float squares = sum_of(x, n, [=](F32 a, int left, F32 total) {
+    F32 centred = sub(a, mean);
+    if (left < 16) centred = first_lanes(centred, zero(), left);
+    return fma(centred, centred, total);
+  });
+  const F32 factor = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
+  for (int i = 0; i < n; i += 16) {
+    F32 y = mul(mul(sub(load_first(x + i, n - i), mean), factor), load_first(weight + i, n - i));
+    if (shift) y = add(y, load_first(shift + i, n - i));
+    store_first(out + i, y, n - i);
+  }
+}
+
+// To length one; zeros stay zeros.
+void normalize(const float* x, float* out, int n) {
+  const float squares = sum_of_squares(x, n);
+  const F32 length = splat(squares > 0 ? __builtin_sqrtf(squares) : 1.0f);
+  for (int i = 0; i < n; i += 16) store_first(out + i, div(load_first(x + i, n - i), length), n - i);
 }
 
 void add_rows(const float* a, const float* b, float* out, int n) {
@@ -76,12 +75,44 @@ void add_rows(const float* a, const float* b, float* out, int n) {
     store_first(out + i, add(load_first(a + i, n - i), load_first(b + i, n - i)), n - i);
 }
 
-void silu_mul(const float* gate, const float* up, float* out, int n) {
-  const F32 one = splat(1.0f);
+void scale_row(const float* x, float factor, float* out, int n) {
+  for (int i = 0; i < n; i += 16) store_first(out + i, mul(load_first(x + i, n - i), splat(factor)), n - i);
+}
+
+// out += factor * x
+void add_scaled(const float* x, float factor, float* out, int n) {
+  for (int i = 0; i < n; i += 16)
+    store_first(out + i, fma(load_first(x + i, n - i), splat(factor), load_first(out + i, n - i)), n - i);
+}
+
+void softcap(const float* x, float cap, float* out, int n) {
+  const F32 limit = splat(cap);
+  for (int i = 0; i < n; i += 16)
+    store_first(out + i, mul(limit, tanh(div(load_first(x + i, n - i), limit))), n - i);
+}
+
+void curve(Curve kind, const float* x, float* out, int n) {
+  with_curve(kind, [=](auto which) {
+    for (int i = 0; i < n; i += 16)
+      store_first(out + i, curve_of<decltype(which)::value>(load_first(x + i, n - i)), n - i);
+  });
+}
+
+void gate(Curve kind, const float* gate, const float* up, float* out, int n) {
+  with_curve(kind, [=](auto which) {
+    for (int i = 0; i < n; i += 16) {
+      const F32 y = gated<decltype(which)::value>(load_first(gate + i, n - i), load_first(up + i, n - i));
+      store_first(out + i, y, n - i);
+    }
+  });
+}
+
+// x times the sigmoid of one gate for all, or of each one's own.
+void sigmoid_mul(const float* x, const float* gates, bool one, float* out, int n) {
+  const F32 first = splat(gates[0]);
   for (int i = 0; i < n; i += 16) {
-    const F32 g = load_first(gate + i, n - i);
-    const F32 silu = div(g, add(one, exp(sub(zero(), g))));
-    store_first(out + i, mul(silu, load_first(up + i, n - i)), n - i);
+    const F32 by = one ? first : load_first(gates + i, n - i);
+    store_first(out + i, mul(load_first(x + i, n - i), times_sigmoid(splat(1.0f), by)), n - i);
   }
 }
 

@@ -1,11 +1,11 @@
 """The CPU backend: the native kernels behind the `Ops` contract.
 
 A model is recorded once (`ops/recorder.py`) and each step is then one native call without the
-interpreter lock. Called with numpy arrays, the same methods run one operation at once: tests
-compare them with the reference that way. Weights keep their stored bits, repacked; activations of
-products with quantized weights are rounded to int8 per row and group of 32 (sampled rows to two
-such planes, the second for what the first left over), everything else is float32, and the cache is
-fp16 unless told otherwise.
+interpreter lock: the methods below record. Called with numpy arrays, they also run, one operation
+at once: tests compare them with the reference that way. Weights keep their stored bits, repacked;
+activations of products with quantized weights are rounded to int8 per row and group of 32 (sampled
+rows to two such planes, the second for what the first left over), everything else is float32, and
+the cache is fp16 unless told otherwise.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from pagemill import _native
-from pagemill.errors import EngineFailure, Unsupported
+from pagemill.errors import Unsupported
 from pagemill.ops.interface import (
     Activation,
     Array,
     Float32,
+    Pooling,
     Rope,
     Sampled,
     SampleRows,
@@ -29,7 +30,8 @@ from pagemill.ops.interface import (
     Step,
     Weight,
 )
-from pagemill.ops.recorder import Recorder, Rows, Symbol, SymbolicStep, lower
+from pagemill.ops.recorder import Rows, Symbol
+from pagemill.ops.recording import Compiled, recorded
 
 _FIRST_POSITIONS = 2048  # rows of a rotary table at first; it doubles when a longer sequence comes
 
@@ -61,6 +63,7 @@ class _RopeTable:
 
     def __init__(self, rope: Rope) -> None:
         self.inv_freq = np.array(rope.inv_freq, np.float32)
+        self.scale = rope.scale
         self.native = _native.rope_table()
 
     def reach(self, positions: int) -> None:
@@ -71,7 +74,8 @@ class _RopeTable:
     def _angles(self, positions: int) -> tuple[Float32, Float32]:
         angle = np.arange(positions, dtype=np.float32)[:, None] * self.inv_freq
         angle = angle.astype(np.float64)
-        return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        cos, sin = np.cos(angle) * self.scale, np.sin(angle) * self.scale
+        return cos.astype(np.float32), sin.astype(np.float32)
 
 
 class CpuOps:
@@ -112,52 +116,61 @@ class CpuOps:
         )
 
     def compile(self, model: Callable[[Step, Array], Array]) -> Callable[[Step, Array], Array]:
-        return _Compiled(self, model)
+        return Compiled(self, model)
 
+    @recorded("token_ids")
     def embed(self, ids: Array, table: Array) -> Array:
-        if isinstance(ids, np.ndarray):
-            step = _bare_step(len(ids), token_ids=ids)
-            return self._at_once(lambda _, at: self.embed(at.token_ids, table), [], step)
-        return ids.recorder.add("embed", Rows.TOKENS, (table.k,), table=table)
+        return ids.recorder.add("embed", Rows.TOKENS, (table.k,), table=table, ids=ids.name)
 
+    @recorded()
     def linear(self, x: Array, weight: Array) -> Array:
-        if isinstance(x, np.ndarray):
-            return self._at_once(lambda s, _: self.linear(s[0], weight), [x])
+        x = x.dense()
+        if weight.quantized and not x.whole:
+            x = x.copy()  # what is rounded to int8 is a whole buffer
         return x.recorder.add("linear", x.shape[0], (weight.n,), (x,), weight=weight)
 
+    @recorded()
+    def bias(self, x: Array, bias: Array) -> Array:
+        return _map("bias", x, vector=bias)
+
+    @recorded()
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        if isinstance(x, np.ndarray):
-            return self._at_once(lambda s, _: self.rms_norm(s[0], weight, eps), [x])
-        heads = 1 if len(x.shape) == 2 else x.shape[1]
-        return x.recorder.add(
-            "rms_norm", x.shape[0], x.shape[1:], (x,), weight=weight, eps=eps, heads=heads
-        )
+        return _map("rms_norm", x, weight=weight, eps=eps)
 
+    @recorded()
+    def layer_norm(self, x: Array, weight: Array, bias: Array | None, eps: float) -> Array:
+        return _map("layer_norm", x, weight=weight, shift=bias, eps=eps)
+
+    @recorded()
+    def act(self, x: Array, kind: Activation) -> Array:
+        if kind == "clamped_silu":
+            raise ValueError(f"{kind} needs a second input")
+        return _map("curve", x, kind=kind)
+
+    @recorded()
     def act_mul(self, gate_up: Array, kind: Activation) -> Array:
-        if kind != "silu":
-            raise Unsupported(f"the cpu backend has no activation {kind!r}")
-        if isinstance(gate_up, np.ndarray):
-            return self._at_once(lambda s, _: self.act_mul(s[0], kind), [gate_up])
-        inner = (gate_up.shape[1] // 2,)
-        return gate_up.recorder.add("silu_mul", gate_up.shape[0], inner, (gate_up,))
+        x = gate_up.dense()
+        return x.recorder.add("gate", x.shape[0], (x.shape[1] // 2,), (x,), kind=kind)
 
+    @recorded()
+    def sigmoid_mul(self, x: Array, gate: Array) -> Array:
+        inputs = (x.dense(), gate.dense())
+        return x.recorder.add("sigmoid_mul", x.shape[0], x.shape[1:], inputs)
+
+    @recorded()
+    def scale(self, x: Array, factor: float) -> Array:
+        return _map("scale", x, factor=factor)
+
+    @recorded()
+    def softcap(self, x: Array, cap: float) -> Array:
+        return _map("softcap", x, cap=cap)
+
+    @recorded("positions")
     def rope(self, x: Array, positions: Array, rope: Rope) -> Array:
-        if isinstance(x, np.ndarray):
-            step = _bare_step(len(x), positions=positions)
-            return self._at_once(lambda s, at: self.rope(s[0], at.positions, rope), [x], step)
-        table = self._ropes.setdefault(rope, _RopeTable(rope))
-        rows, heads, dim = x.shape
-        return x.recorder.add(
-            "rope",
-            rows,
-            (heads, dim),
-            (x,),
-            in_place=True,
-            heads=heads,
-            dim=dim,
-            table=table.native,
-        )
+        table = self._ropes.setdefault(rope, _RopeTable(rope)).native
+        return x.recorder.add("rope", x.shape[0], x.shape[1:], (x,), in_place=True, table=table)
 
+    @recorded()
     def attention(
         self,
         q: Array,
@@ -168,27 +181,25 @@ class CpuOps:
         scoring: Scoring,
         sinks: Array | None = None,
     ) -> Array:
-        if scoring.window or scoring.softcap or sinks is not None:
-            raise Unsupported("the cpu backend has no attention with windows, caps or sinks")
-        if isinstance(q, np.ndarray):
-            return self._at_once(
-                lambda s, at: self.attention(s[0], s[1], s[2], kv, at, scoring),
-                [q, k, v],
-                step,
-                kv.cache,
-            )
-        rows, heads, dim = q.shape
-        inputs = (q, k, v)
         return q.recorder.add(
             "attention",
-            rows,
-            (heads, dim),
-            inputs,
+            q.shape[0],
+            q.shape[1:],
+            (q.dense(), k.dense(), v.dense()),
             kv=kv.cache,
             layer=kv.layer,
-            heads=heads,
-            scale=scoring.scale,
+            scoring=(scoring.scale, scoring.window, scoring.softcap),
+            sinks=sinks,
         )
+
+    @recorded()
+    def pool(self, x: Array, step: Step, kind: Pooling) -> Array:
+        x = x.dense()
+        return x.recorder.add("pool", Rows.SAMPLED, x.shape[1:], (x,), kind=kind)
+
+    @recorded()
+    def normalize(self, x: Array) -> Array:
+        return _map("normalize", x)
 
     def sample(self, logits: Array, rows: SampleRows) -> Sampled:
         count, vocab = logits.shape
@@ -212,85 +223,8 @@ class CpuOps:
         for table in self._ropes.values():
             table.reach(positions)
 
-    def _at_once(
-        self,
-        record: Callable[[list[Symbol], Any], Symbol],
-        inputs: list[Float32],
-        step: Step | None = None,
-        cache: Any = None,
-    ) -> Float32:
-        """Record and run a few operations on numpy arrays."""
-        recorder = Recorder()
-        symbols = [recorder.add("input", Rows.TOKENS, x.shape[1:]) for x in inputs]
-        result = record(symbols, SymbolicStep(recorder))
-        if step is None:
-            step = _bare_step(len(inputs[0]))
-        recording = _Recording(self, recorder, result, cache)
-        recording.program.reserve(len(step.token_ids), len(step.out_rows))
-        for symbol, x in zip(symbols, inputs, strict=True):
-            rows = recording.program.rows(recording.buffers[symbol.node])
-            rows[:, : symbol.width] = x.reshape(len(x), -1)
-        out = recording.run(step)[:, result.offset : result.offset + result.width]
-        return np.array(out).reshape(-1, *result.shape[1:])
 
-
-class _Recording:
-    """A lowered program and what is needed to run it on a step."""
-
-    def __init__(self, ops: CpuOps, recorder: Recorder, result: Symbol, cache: Any) -> None:
-        self.ops = ops
-        self.cache = cache
-        self.program = _native.Program(ops.native)
-        self.buffers = lower(recorder, self.program, result)
-        self.out = self.buffers[result.base]
-        tables = [node.attrs["table"] for node in recorder.nodes if node.op == "embed"]
-        self.vocab = min((table.n for table in tables), default=2**31 - 1)
-
-    def run(self, step: Step) -> Float32:
-        """Rows of the result's buffer, good until the next run."""
-        positions = int(step.kv_lens.max())
-        self.ops.reach(positions)
-        num_slots = self.cache.num_slots if self.cache is not None else 2**31 - 1
-        try:
-            self.program.run(
-                step.token_ids, step.positions, step.slots, step.row_starts, step.kv_lens,
-                step.page_table, step.out_rows, step.page_size, self.vocab, num_slots, positions,
-            )  # fmt: skip
-        except ValueError as error:
-            raise EngineFailure(f"the step is not valid: {error}") from error
-        rows: Float32 = self.program.rows(self.out)
-        return rows
-
-
-class _Compiled:
-    """A model as a callable of one native call; recorded when first called."""
-
-    def __init__(self, ops: CpuOps, model: Callable[[Step, Array], Array]) -> None:
-        self.ops = ops
-        self.model = model
-        self.recording: _Recording | None = None
-        self.width = 0
-
-    def __call__(self, step: Step, kv: Cache) -> Array:
-        if self.recording is None or self.recording.cache is not kv.native:
-            recorder = Recorder()
-            result = self.model(SymbolicStep(recorder), kv)  # type: ignore[arg-type]
-            self.recording = _Recording(self.ops, recorder, result, kv.native)
-            self.width = result.width
-        return self.recording.run(step)[:, : self.width]
-
-
-def _bare_step(tokens: int, token_ids: Array | None = None, positions: Array | None = None) -> Step:
-    """A step for operations that need few of its fields: every token is a row of its own."""
-    zeros = np.zeros(tokens, np.int32)
-    at = zeros if positions is None else np.ascontiguousarray(positions, np.int32)
-    return Step(
-        token_ids=zeros if token_ids is None else np.ascontiguousarray(token_ids, np.int32),
-        positions=at,
-        slots=zeros,
-        row_starts=np.arange(tokens + 1, dtype=np.int32),
-        kv_lens=at + 1,
-        page_table=np.zeros((tokens, 1), np.int32),
-        out_rows=zeros[:0],
-        page_size=(int(at.max(initial=0)) // 16 + 1) * 16,
-    )
+def _map(op: str, x: Symbol, **attrs: Any) -> Symbol:
+    """Record an operation whose result has the shape of its input."""
+    x = x.dense()
+    return x.recorder.add(op, x.shape[0], x.shape[1:], (x,), **attrs)

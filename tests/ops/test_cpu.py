@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from pagemill.errors import EngineFailure, Unsupported
-from pagemill.ops.interface import Rope, Scoring, Weight
+from pagemill.ops.interface import Array, Rope, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps, uniform
+from tests.ops.case import whole_step
 from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
 
 _native = pytest.importorskip("pagemill._native", reason="the native kernels are not built")
@@ -42,24 +45,54 @@ def test_a_row_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
         assert np.array_equal(ops.linear(x[:count], matrix), together[:count])
 
 
-def test_attention_does_not_depend_on_the_batch(ops: cpu.CpuOps) -> None:
+@pytest.mark.parametrize(
+    "scoring", [Scoring(0.2), Scoring(0.2, window=40), Scoring(0.4, window=1050, softcap=3.0)]
+)
+def test_attention_does_not_depend_on_the_batch(ops: cpu.CpuOps, scoring: Scoring) -> None:
     """Eighty tokens at once, in two pieces, and one by one, over a history of several segments."""
     rng = np.random.default_rng(4)
     total, pages = 1100, rng.permutation(80).astype(np.int32)
     q, k, v = (normal(rng, total, heads, 24) for heads in (6, 2, 2))
+    sinks = ops.vector(normal(rng, 6)) if scoring.window else None
 
     def run(cuts: list[int]) -> np.ndarray:
         kv, done, rows = ops.new_kv(1, 80, 16, 2, 24), 0, []
         for end in cuts:
             step = ragged_step([done], [end - done], pages, 16)
             part = slice(done, end)
-            rows.append(ops.attention(q[part], k[part], v[part], kv[0], step, Scoring(0.2)))
+            rows.append(ops.attention(q[part], k[part], v[part], kv[0], step, scoring, sinks))
             done = end
         return np.concatenate(rows)
 
     whole = run([total])
     assert np.array_equal(run([1019, 1021, total]), whole)
     assert np.array_equal(run([1000, *range(1001, total + 1)]), whole)
+
+
+@pytest.mark.parametrize("name", ["F32", "Q8_0"])
+def test_products_with_what_follows_do_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
+    rng = np.random.default_rng(6)
+    table = ops.upload(weight(rng, 96, ("F32", 40)), table=True)
+    wide, back = (ops.upload(weight(rng, k, (name, n))) for k, n in ((96, 160), (160, 192)))
+    first, second = ops.vector(normal(rng, 160)), ops.vector(normal(rng, 192))
+
+    def model(step: Step, kv: Array) -> Array:
+        x = ops.embed(step.token_ids, table)
+        y = ops.act(ops.bias(ops.linear(x, wide), first), "gelu")
+        z = ops.act_mul(ops.bias(ops.linear(y, back), second), "silu")
+        return ops.layer_norm(ops.scale(z, 3.0) + x, second_half, None, 1e-5)
+
+    second_half = ops.vector(normal(rng, 96))
+    run, kv = ops.compile(model), ops.new_kv(1, 4, 16, 1, 16)
+    ids = rng.integers(0, 40, 37).astype(np.int32)
+
+    def at(part: slice) -> np.ndarray:
+        tokens = ids[part]
+        return np.array(run(whole_step([len(tokens)], token_ids=tokens), kv))
+
+    together = at(slice(None))
+    for part in (slice(0, 1), slice(3, 5), slice(30, 37), slice(5, 18)):
+        assert np.array_equal(at(part), together[part])
 
 
 def test_attention_over_segments_agrees_with_the_reference(ops: cpu.CpuOps) -> None:
@@ -107,6 +140,22 @@ def test_a_step_that_would_read_outside_the_cache_is_refused(ops: cpu.CpuOps) ->
     step = ragged_step([0], [3], np.array([2], np.int32), 16)
     with pytest.raises(EngineFailure, match="outside the cache"):
         ops.attention(q, k, v, kv[0], step, Scoring(1.0))
+
+
+def test_ids_that_lie_outside_their_tables_are_refused(ops: cpu.CpuOps) -> None:
+    rng = np.random.default_rng(7)
+    table = ops.upload(weight(rng, 32, ("F32", 5)), table=True)
+    step = whole_step([6], token_types=np.array([0, 0, 0, 0, 0, -1], np.int32))
+
+    def model_of(name: str) -> Callable[[Step, Array], Array]:
+        return lambda step, kv: ops.embed(getattr(step, name), table)
+
+    with pytest.raises(EngineFailure, match=r"position is outside.*5 of 5"):
+        ops.compile(model_of("positions"))(step, None)
+    with pytest.raises(EngineFailure, match=r"token type is outside.*-1 of 5"):
+        ops.compile(model_of("token_types"))(step, None)
+    with pytest.raises(EngineFailure, match="needs token_types"):
+        ops.compile(model_of("token_types"))(whole_step([6]), None)
 
 
 def test_unknown_instruction_sets_list_the_choices() -> None:

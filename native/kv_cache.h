@@ -1,0 +1,28 @@
+// Keys and values of all layers in pages of `page_size` tokens.
+#pragma once
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace pagemill {
+
+class KvCache {
+ public:
+  KvCache(int layers, int num_pages, int page_size, int heads, int dim, bool half);
+  KvCache(const KvCache&) = delete;
+  KvLayer layer(int index) const;
+  int layers() const { return layers_; }
+  int page_size() const { return page_size_; }
+  int64_t num_slots() const { return (int64_t)num_pages_ * page_size_; }
+  int heads() const { return heads_; }
+  int dim() const { return dim_; }
+  size_t bytes() const { return memory_.size(); }
+
+ private:
+  int layers_, num_pages_, page_size_, heads_, dim_, padded_dim_;
+  bool half_;
+  size_t layer_bytes_;
+  Block memory_;
+};
+
+}  // namespace pagemill

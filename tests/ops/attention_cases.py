@@ -1,0 +1,98 @@
+"""Cases of attention."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from pagemill.ops.interface import Ops, Scoring
+from tests.ops.case import HALF_KV, Case, Outputs, normal, ragged_step
+
+MIXED = ((0, 5), (0, 1), (0, 18), (0, 2))
+
+
+def attention_cases() -> Iterator[Case]:
+    """Over pages of every size; with windows, caps and sinks; heads of every size."""
+    yield from _paged()
+    yield from _scored()
+
+
+def _scored() -> Iterator[Case]:
+    for name, scoring, sinks in [
+        ("window 1", Scoring(0.2, window=1), False),
+        ("window 20", Scoring(0.2, window=20), False),
+        ("softcap", Scoring(0.5, softcap=2.0), False),
+        ("sinks", Scoring(0.2), True),
+        ("window 17, softcap, sinks", Scoring(0.4, 17, 5.0), True),
+    ]:
+        for heads, kv_heads, dim in [(6, 2, 24), (16, 1, 256), (1, 1, 576)]:
+
+            def call(
+                ops: Ops,
+                rng: np.random.Generator,
+                scoring: Scoring = scoring,
+                sinks: bool = sinks,
+                size: tuple[int, int, int] = (heads, kv_heads, dim),
+            ) -> Outputs:
+                heads, kv_heads, dim = size
+                kv = ops.new_kv(1, 16, 16, kv_heads, dim)
+                pages = rng.permutation(16).astype(np.int32)
+                scores = ops.vector(normal(rng, heads)) if sinks else None
+                outputs: Outputs = []
+                for lens, takes in (([0, 0], [37, 50]), ([37, 50], [1, 3])):
+                    step = ragged_step(lens, takes, pages, 16)
+                    q = normal(rng, len(step.positions), heads, dim)
+                    k, v = normal(rng, 2, len(step.positions), kv_heads, dim)
+                    y = ops.attention(q, k, v, kv[0], step, scoring, scores)
+                    outputs.append(np.asarray(y))
+                return outputs
+
+            name_of = f"attention {name}, {heads}/{kv_heads} heads of {dim}"
+            yield Case(name_of, "attention", call, 2 * HALF_KV, 16)
+
+
+def _paged() -> Iterator[Case]:
+    for page_size in (1, 4, 16, 48):
+        for heads, kv_heads, dim in [(1, 1, 8), (9, 3, 64), (4, 4, 16), (8, 2, 80)]:
+
+            def call(
+                ops: Ops,
+                rng: np.random.Generator,
+                page_size: int = page_size,
+                size: tuple[int, int, int] = (heads, kv_heads, dim),
+            ) -> Outputs:
+                heads, kv_heads, dim = size
+                num_pages = 4 * -(-32 // page_size)
+                kv = ops.new_kv(2, num_pages, page_size, kv_heads, dim)
+                pages = rng.permutation(num_pages).astype(np.int32)
+                outputs: Outputs = []
+                lens = [0] * len(MIXED)
+                for takes in ([n for _, n in MIXED], [1, 1, 1, 1], [1, 7, 3, 1]):
+                    step = ragged_step(lens, takes, pages, page_size)
+                    q = normal(rng, len(step.positions), heads, dim)
+                    k, v = normal(rng, 2, len(step.positions), kv_heads, dim)
+                    y = ops.attention(q, k, v, kv[1], step, Scoring(dim**-0.5))
+                    outputs.append(np.asarray(y))
+                    lens = [a + b for a, b in zip(lens, takes, strict=True)]
+                return outputs
+
+            name = f"attention page {page_size}, {heads}/{kv_heads} heads of {dim}"
+            yield Case(name, "attention", call, HALF_KV, page_size)
+
+        def shared(ops: Ops, rng: np.random.Generator, page_size: int = page_size) -> Outputs:
+            """Six rows attend to a page that the row in their midst fills in this very step."""
+            kv = ops.new_kv(1, 8, page_size, 2, 16)
+            takes = [1, 1, 1, page_size, 1, 1, 1]
+            starts = [0 if take == page_size else page_size for take in takes]
+            step = ragged_step(starts, takes, np.arange(14, dtype=np.int32), page_size)
+            own = np.array([[7, page] for page in range(7)], np.int32)  # all begin with page 7
+            rows = np.repeat(np.arange(7), takes)
+            slots = own[rows, step.positions // page_size] * page_size
+            step = replace(step, page_table=own, slots=slots + step.positions % page_size)
+            q = normal(rng, len(rows), 6, 16)
+            k, v = normal(rng, 2, len(rows), 2, 16)
+            return [np.asarray(ops.attention(q, k, v, kv[0], step, Scoring(0.25)))]
+
+        if page_size > 1:
+            name = f"attention page {page_size}, filled and shared in one step"
+            yield Case(name, "attention", shared, HALF_KV, page_size)
