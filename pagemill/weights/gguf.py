@@ -7,8 +7,6 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import mmap
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from pagemill.errors import BadModelFile
 from pagemill.weights.cursor import LIMITS, Cursor, show
 from pagemill.weights.ggml import TYPES
+from pagemill.weights.mapped import map_whole, open_regular, read_start
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -110,32 +109,17 @@ class GGUFFile:
 
 def _map(path: Path, name: str) -> mmap.mmap:
     """Map a regular file that starts like a GGUF file."""
-    # Looked at before it is opened: opening a pipe can wait for ever, a device can do worse.
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BadModelFile(f"{name}: not a regular file")
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise BadModelFile(f"{name}: cannot be opened: {reason}") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadModelFile(f"{name}: not a regular file")
-        try:
-            start = file.read(len(_MAGIC))
-            if start != _MAGIC:
-                raise BadModelFile(f"{name}: header: begins with {start!r} instead of {_MAGIC!r}")
-            if status.st_size < _PREFIX_BYTES:
-                raise BadModelFile(
-                    f"{name}: header: the file has {status.st_size} bytes, "
-                    f"the shortest header {_PREFIX_BYTES}"
-                )
-            return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
-        except (OSError, ValueError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or "too large to map"
-            raise BadModelFile(f"{name}: cannot be read: {reason}") from None
+    with open_regular(path, name) as file:
+        start = read_start(file, len(_MAGIC), name)
+        if start != _MAGIC:
+            raise BadModelFile(f"{name}: header: begins with {start!r} instead of {_MAGIC!r}")
+        mapping = map_whole(file, name)
+    if len(mapping) < _PREFIX_BYTES:
+        raise BadModelFile(
+            f"{name}: header: the file has {len(mapping)} bytes, "
+            f"the shortest header {_PREFIX_BYTES}"
+        )
+    return mapping
 
 
 def _parse(cursor: Cursor, file_bytes: int) -> _Header:
