@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
     "config": {"errors"},
+    "small_files": {"errors"},
     "__init__": set(),
     "__main__": EVERYTHING,
     "cli": EVERYTHING,
@@ -34,10 +35,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": VOCABULARY | {"ops.interface", "checkpoint"},
     "ops": VOCABULARY | {"weights.formats"},
     "ops.interface": set(),
-    "weights": VOCABULARY | {"ops.interface", "checkpoint"},
+    "weights": VOCABULARY | {"ops.interface", "checkpoint", "small_files"},
     "checkpoint": VOCABULARY | {"ops.interface"},
     "weights.formats": set(),
-    "text": SETTINGS,
+    "text": SETTINGS | {"small_files"},
     "hub": SETTINGS,
 }
 ARRAY_LIBRARIES = {"numpy", "torch", "triton", "jax", "ml_dtypes"}

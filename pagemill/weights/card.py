@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from pagemill.checkpoint import Family
 from pagemill.types import ModelCard
@@ -37,11 +37,10 @@ class TensorFacts(Protocol):
 
 
 def read_card(
-    metadata: Mapping[str, Any], tensors: Mapping[str, TensorFacts], name: str, family: Family
+    general: MetadataKeys, tensors: Mapping[str, TensorFacts], name: str, family: Family
 ) -> ModelCard:
-    """The card of a model file called `name`. BadModelFile, or Unsupported for what we know of but
-    cannot run."""
-    general = MetadataKeys(metadata, name)
+    """The card of a model file called `name`, with all its settings. BadModelFile, or Unsupported
+    for what we know of but cannot run."""
     arch = general.text("general.architecture")
     keys = general.of(arch)
     layers = keys.whole("block_count", 1, _MOST_LAYERS)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.json_file import read_json
+from pagemill.small_files import read_json
 from pagemill.weights.cursor import show
 from pagemill.weights.safetensors import SafetensorsFile, StoredTensor
 
@@ -82,7 +82,7 @@ def _index(path: Path, name: str) -> Mapping[str, str]:
 
 
 def _is_plain(file_name: str) -> bool:
-    odd = any(letter in '/\\:\0' for letter in file_name)
+    odd = any(letter in "/\\:\0" for letter in file_name)
     return file_name.endswith(".safetensors") and not odd and not file_name.startswith(".")
 
 

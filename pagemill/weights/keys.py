@@ -73,10 +73,14 @@ class MetadataKeys:
         return value
 
     def bad(self, key: str, what: str) -> BadModelFile:
-        return BadModelFile(f"{self._name}: key {show(self._full(key))}: {what}")
+        return BadModelFile(f"{self._name}: key {self._shown(key)}: {what}")
 
     def unsupported(self, key: str, what: str) -> Unsupported:
-        return Unsupported(f"{self._name}: key {show(self._full(key))}: {what}")
+        return Unsupported(f"{self._name}: key {self._shown(key)}: {what}")
+
+    def _shown(self, key: str) -> str:
+        """A key as the file calls it."""
+        return show(self._full(key))
 
     def _full(self, key: str) -> str:
         """Settings of the tokenizer stand under no architecture."""
@@ -110,6 +114,28 @@ class MetadataKeys:
         if not (math.isfinite(value) and 0 < value <= most):
             raise self.bad(key, f"is {value}, not above 0 and at most {most}")
         return value
+
+
+class ConfigKeys(MetadataKeys):
+    """The same for settings that were translated from config.json, where a whole number is a real
+    one too. `labels` say what keys are called there."""
+
+    def __init__(
+        self, metadata: Mapping[str, Any], name: str, labels: Mapping[str, str], prefix: str = ""
+    ) -> None:
+        super().__init__(metadata, name, prefix)
+        self._labels = labels
+
+    def of(self, architecture: str) -> "ConfigKeys":
+        return ConfigKeys(self._metadata, self._name, self._labels, f"{architecture}.")
+
+    def _shown(self, key: str) -> str:
+        return show(self._labels.get(self._full(key), key))
+
+    def _real(self, key: str, value: Any, most: float) -> float:
+        if type(value) is int and 0 < value <= most:  # also keeps what no float can be apart
+            value = float(value)
+        return super()._real(key, value, most)
 
 
 def _kind(value: object) -> str:

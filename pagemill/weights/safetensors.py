@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemill.errors import BadModelFile
-from pagemill.json_file import parse_json
+from pagemill.small_files import parse_json
 from pagemill.weights.cursor import show
 from pagemill.weights.mapped import map_whole, open_regular, read_start
 
@@ -104,7 +104,11 @@ class _Header:
         marks = sum(raw.count(mark) for mark in _MARKS)
         if marks > _MOST_MARKS:
             self.fail(f"has {marks} commas and brackets, the limit is {_MOST_MARKS}")
-        self._entries = dict(parse_json(raw, f"{name}: header", unique=True))
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self.fail(f"is not UTF-8 at its byte {error.start}")
+        self._entries = dict(parse_json(text, f"{name}: header", unique=True))
 
     def fail(self, what: str) -> NoReturn:
         raise BadModelFile(f"{self._name}: {self.place}: {what}")

@@ -1,7 +1,7 @@
-"""Reads the JSON of a model folder, which nobody vouches for.
+"""Reads the text and JSON files of a model folder, which nobody vouches for.
 
-Owns the limits on a file's size, its nesting and how many values it may make. It must not know what
-any key means. Standard library only.
+Owns the limits on a file's size and nesting. It must not know what any key means. Standard library
+only.
 """
 
 import json
@@ -17,12 +17,8 @@ MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
 
 
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Mapping[str, Any]:
-    """The JSON object in a file of at most `limit` bytes. BadModelFile names file and place.
-
-    NaN and Infinity are taken, for the libraries that write such folders write them; whoever wants
-    a finite number must look.
-    """
+def read_text(path: Path, limit: int) -> str:
+    """The text in a UTF-8 file of at most `limit` bytes. BadModelFile names the file."""
     shown = ascii(path.name)
     try:
         # Not blocking: a pipe under a file's name would keep us waiting for its writer.
@@ -34,18 +30,29 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Mapping[str, Any]:
         raise BadModelFile(f"{shown}: {error.strerror or error}") from None
     if len(raw) > limit:
         raise BadModelFile(f"{shown} is longer than {limit} bytes")
-    return parse_json(raw, shown)
-
-
-def parse_json(raw: bytes, shown: str, *, unique: bool = False) -> Mapping[str, Any]:
-    """The JSON object in `raw`. `shown` is where it is from, for messages; `unique` refuses an
-    object that has a key twice."""
     try:
-        pairs = _unique if unique else None
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs)
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadModelFile(f"{shown} is not UTF-8 at its byte {error.start}") from None
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Mapping[str, Any]:
+    """The JSON object in a file of at most `limit` bytes. BadModelFile names file and place.
+
+    NaN and Infinity are taken, for the libraries that write such folders write them; whoever wants
+    a finite number must look.
+    """
+    return parse_json(read_text(path, limit), ascii(path.name))
+
+
+def parse_json(text: str, shown: str, *, unique: bool = False) -> Mapping[str, Any]:
+    """The JSON object that `text` is. `shown` is where it is from, for messages; `unique` refuses
+    an object that has a key twice."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise BadModelFile(f"{shown}: nested deeper than {MAX_JSON_DEPTH} levels") from None
-    except ValueError as error:  # also bytes that are no UTF-8, and numbers of too many digits
+    except ValueError as error:  # also numbers of too many digits
         raise BadModelFile(f"{shown} is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(value, dict):
         raise BadModelFile(f"{shown} must hold a JSON object, not {type(value).__name__}")
@@ -54,11 +61,11 @@ def parse_json(raw: bytes, shown: str, *, unique: bool = False) -> Mapping[str, 
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {ascii(twice)[:80]} is there twice")
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {ascii(key)[:80]} is there twice")
+        made[key] = value
     return made
 
 

@@ -1,0 +1,151 @@
+"""A checkpoint's tensors as networks ask for them: checked, in the order of rows they expect.
+
+Works on tensors under GGUF's names, whatever file they come from; must not know how a file stores
+them.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagemill.checkpoint import Family, Keys, Origin, Part
+from pagemill.errors import BadModelFile, Unsupported
+from pagemill.ops.interface import Float32, Weight
+from pagemill.types import ModelCard
+from pagemill.weights import formats
+from pagemill.weights.cursor import show
+
+Rows = tuple[str, NDArray[np.uint8]]  # a format and (rows, bytes per row) in it
+_Item = TypeVar("_Item", bound=np.generic)
+
+
+class Stored(Protocol):
+    """A tensor of a checkpoint: what it is at once, its bytes when they are asked for."""
+
+    @property
+    def name(self) -> str:
+        """As the file calls it, for messages."""
+        ...
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """The tensors of the file that it is made from."""
+        ...
+
+    def read(self, expert: int | None = None) -> Rows:
+        """All rows, or of a tensor (count, rows, K) those of one expert."""
+        ...
+
+
+class TensorSource:
+    """`checkpoint.WeightSource` over tensors by GGUF's name; `name` is the file's, for messages.
+
+    `others` are tensors of the file that have no such name.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Stored],
+        card: ModelCard,
+        family: Family,
+        keys: Keys,
+        origin: Origin,
+        name: str,
+        others: Sequence[str] = (),
+    ) -> None:
+        self.keys = keys
+        self._tensors, self._name = tensors, name
+        self._others = others
+        self._used: set[str] = set()
+        orders = family.row_orders(card, keys, origin) if family.row_orders else {}
+        self._row_orders: Mapping[str, NDArray[np.intp]] = {
+            tensor: np.array(order, np.intp) for tensor, order in orders.items()
+        }
+
+    def has(self, name: str) -> bool:
+        return self._full(name) in self._tensors
+
+    def matrix(self, *parts: Part, k: int) -> Weight:
+        found = [self._shaped(name, (rows, k)) for name, rows in parts]
+        return self._weight(parts, k, [(name, tensor.read()) for name, tensor in found])
+
+    def experts(self, *parts: Part, k: int, count: int) -> Iterator[Weight]:
+        found = [self._shaped(name, (count, rows, k)) for name, rows in parts]
+        for expert in range(count):
+            yield self._weight(parts, k, [(name, tensor.read(expert)) for name, tensor in found])
+
+    def expert_vectors(self, *parts: Part, count: int) -> Iterator[Float32]:
+        stacks = [self._values(name, count * size).reshape(count, size) for name, size in parts]
+        for expert in range(count):
+            yield np.concatenate([stack[expert] for stack in stacks])
+
+    def vector(self, *parts: Part) -> Float32:
+        return np.concatenate([self._values(name, size) for name, size in parts])
+
+    def unused(self) -> Sequence[str]:
+        origins = {origin: None for tensor in self._tensors.values() for origin in tensor.origins}
+        return [name for name in (*origins, *self._others) if name not in self._used]
+
+    def _full(self, name: str) -> str:
+        if name in self._tensors or name.endswith((".weight", ".bias")):
+            return name
+        return f"{name}.weight"
+
+    def _weight(self, parts: Sequence[Part], k: int, read: Sequence[tuple[str, Rows]]) -> Weight:
+        return Weight(
+            shape=(sum(rows for _, rows in parts), k),
+            formats=tuple(form for _, (form, _) in read),
+            parts=tuple(self._ordered(name, rows) for name, (_, rows) in read),
+            rows=tuple(rows for _, rows in parts),
+        )
+
+    def _shaped(self, name: str, shape: tuple[int, ...]) -> tuple[str, Stored]:
+        name, tensor = self._take(name)
+        flat = (math.prod(tensor.shape[:-1]), tensor.shape[-1])
+        if shape not in (tensor.shape, flat):
+            raise BadModelFile(
+                f"{self._name}: tensor {show(tensor.name)} has shape {tensor.shape}, not {shape}"
+            )
+        return name, tensor
+
+    def _take(self, name: str) -> tuple[str, Stored]:
+        name = self._full(name)
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise BadModelFile(f"{self._name}: tensor {show(name)} is missing")
+        self._used.update(tensor.origins)
+        return name, tensor
+
+    def _values(self, name: str, size: int) -> Float32:
+        """All elements of a small tensor, in order."""
+        name, tensor = self._take(name)
+        if math.prod(tensor.shape) != size:
+            raise BadModelFile(
+                f"{self._name}: tensor {show(tensor.name)} has shape {tensor.shape}, "
+                f"not {size} elements"
+            )
+        form, rows = tensor.read()
+        if form not in formats.names():
+            raise Unsupported(
+                f"{self._name}: tensor {show(tensor.name)}: format {form} cannot be unpacked; "
+                f"there are {', '.join(formats.names())}"
+            )
+        values: Float32 = formats.get(form).unpack(rows.reshape(1, -1))[0]
+        return self._ordered(name, values)
+
+    def _ordered(self, name: str, rows: NDArray[_Item]) -> NDArray[_Item]:
+        """In the order that networks expect: "blk.3.attn_q.weight" and its bias as "attn_q"."""
+        order = self._row_orders.get(name.rpartition(".")[0].rpartition(".")[2])
+        return rows if order is None else rows[order]
