@@ -46,7 +46,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "header longer than the file": (raw_file(b"{}", length=11), "ends at byte 19 of a file of 10"),
     "header shorter than its text": (raw_file(ONE, DATA, length=30), "not valid JSON"),
     "not JSON": (text("{nonsense"), "not valid JSON"),
-    "not UTF-8": (raw_file(b'{"\xff": 1}'), "not valid JSON: 'utf-8'"),
+    "not UTF-8": (raw_file(b'{"\xff": 1}'), "is not UTF-8 at its byte 2"),
     "an array": (text("[]"), r"begins with b'\['"),
     "a space first": (raw_file(b" {}"), "begins with b' '"),
     "more than one value": (text("{}{}"), "not valid JSON"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pagemill.errors import BadModelFile
-from pagemill.text.folder import MAX_JSON_DEPTH, read_json
+from pagemill.small_files import MAX_JSON_DEPTH, read_json
 
 
 def written(folder: Path, content: str | bytes) -> Path:
