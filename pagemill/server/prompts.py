@@ -25,7 +25,7 @@ async def chat_ids(model: ServedModel, conversation: Conversation) -> list[int]:
             continue_final=conversation.continue_final,
             extra=conversation.template_values,
         ),
-        sum(len(message.content) for message in conversation.messages),
+        sum(len(message.text) for message in conversation.messages),
     )
 
 

@@ -40,6 +40,7 @@ PLAIN = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+_TRIAL_LIMITS = TemplateLimits(steps=100_000, seconds=0.2)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Whatever Python raises when a template treats a value as something it is not.
 _WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -135,18 +136,22 @@ class ChatTemplate:
                 raise InvalidRequest(
                     f"{name[:64]!a} is set by the server", param=f"chat_template_kwargs.{name[:64]}"
                 )
-        variables = {
-            "documents": None,
-            **extra,
-            **self._tokens,
-            "messages": turns,
-            "tools": tools or None,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        size = sum(map(len, strings([turns, tools, dict(extra)])))
+        variables = {**extra, "add_generation_prompt": add_generation_prompt}
+        return self._run(turns, tools, variables, self._limits)
+
+    def _run(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        more: Mapping[str, Any],
+        limits: TemplateLimits,
+    ) -> str:
         template = self._with_tools if tools else self._plain
+        given = {"messages": turns, "tools": tools or None}
+        variables = {"documents": None, **more, **self._tokens, **given}
+        size = sum(map(len, strings([turns, tools, dict(more)])))
         try:
-            return self._environment.run(template, variables, Budget(self._limits, size))
+            return self._environment.run(template, variables, Budget(limits, size))
         except BudgetExceeded:
             raise
         except jinja2.exceptions.SecurityError as error:
@@ -169,7 +174,7 @@ class ChatTemplate:
         self, turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
     ) -> str:
         try:
-            return self.render_turns(turns, tools=tools)
+            return self._run(turns, tools, {"add_generation_prompt": True}, _TRIAL_LIMITS)
         except (BadModelFile, InvalidRequest):
             return ""
 

@@ -8,7 +8,7 @@ import pytest
 from pagemill.errors import BadModelFile, InvalidRequest
 from pagemill.text.budget import TemplateLimits
 from pagemill.text.chat import ChatTemplate
-from pagemill.text.messages import Message
+from pagemill.text.messages import Habits, Message
 
 MESSAGES = [Message("user", "hello")]
 
@@ -170,6 +170,14 @@ def test_time_runs_out() -> None:
     source = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(InvalidRequest, match=r"more than 0\.05 seconds"):
         ChatTemplate(source, bos_token="", eos_token="", limits=limits).render(MESSAGES)
+
+
+def test_trials_of_a_hostile_template_are_short() -> None:
+    source = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate(source, bos_token="", eos_token="")
+    start = time.thread_time()
+    assert (template.habits, template.part_roles) == (Habits(empty_content=True), frozenset())
+    assert time.thread_time() - start < 4
 
 
 def test_limits_grow_with_what_is_asked() -> None:
