@@ -1,20 +1,19 @@
-"""The one place of the hub that talks to a network: bounded documents and resumable files.
+"""The one place of the hub that talks HTTP: bounded documents and resumable files.
 
-A `Web` belongs to one base URL that the user configured. It goes to that origin, and over https to
-hosts the base may hand its files to; nowhere else, whatever a page or a redirect says. Credentials
-go to the base origin only. Knows HTTP and nothing of models: what bytes mean, and whether they are
-the right ones, is checked by the caller.
+A `Web` belongs to one base URL that the user configured. It goes to that origin, wherever it is,
+and over https to public addresses that the base hands its files to; nowhere else, whatever a page
+or a redirect says. Credentials go to the base origin only. Knows nothing of models: what bytes
+mean, and whether they are the right ones, is checked by the caller.
 """
 
 import base64
-import ipaddress
 import os
 import random
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,24 +21,26 @@ import httpx
 
 from pagemill.errors import ConfigError, DownloadError
 from pagemill.hub.remotes import Timing
+from pagemill.hub.wire import TROUBLE, Wires, refusal
 
 MAX_REDIRECTS = 5
-MIN_BYTES = 4096  # per `stall_s`; slower is a stall
-# Hosts (and their subdomains) that the public hubs keep their files on.
-FILE_HOSTS = ("pythonhosted.org", "hf.co", "huggingface.co")
+MAX_WORDS = 200  # of a server's own explanation
 
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 T = TypeVar("T")
 
 
 class HttpStatus(DownloadError):
-    """The server gave a final answer that is not the document. `http_status` is its status."""
+    """The server gave a final answer that is not the document: its status, and its reasons."""
 
-    def __init__(self, message: str, http_status: int) -> None:
+    def __init__(self, message: str, http_status: int, error_code: str, words: str) -> None:
         super().__init__(message)
         self.http_status = http_status
+        self.error_code = error_code
+        self.words = words
 
 
 class _Transient(Exception):
@@ -48,6 +49,16 @@ class _Transient(Exception):
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The head of an answer, and its body as it comes."""
+
+    url: httpx.URL
+    status: int
+    headers: httpx.Headers
+    body: Iterator[bytes]
 
 
 class Web:
@@ -65,26 +76,26 @@ class Web:
         elif base.userinfo:
             pair = f"{base.username}:{base.password}".encode()
             self._credentials = {"Authorization": "Basic " + base64.b64encode(pair).decode()}
-        self._client = httpx.Client(timeout=httpx.Timeout(timing.stall_s, connect=10.0))
+        self._wires = Wires(self.base, timing.stall_s)
 
     def __enter__(self) -> "Web":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._wires.close()
 
     def document(self, url: str, accept: str, limit: int) -> tuple[str, str, bytes]:
         """A document of at most `limit` bytes: its final URL, its content type, its bytes."""
 
         def attempt() -> tuple[str, str, bytes]:
             body = bytearray()
-            with self._open(url, {"Accept": accept}) as response:
-                for chunk in self._chunks(response):
+            with self._open(url, {"Accept": accept}) as answer:
+                for chunk in answer.body:
                     body += chunk
                     if len(body) > limit:
-                        raise DownloadError(f"{public(response.url)}: over {limit} bytes")
-                kind = response.headers.get("Content-Type", "")
-                return str(response.url), kind, bytes(body)
+                        raise DownloadError(f"{public(answer.url)}: over {limit} bytes")
+            kind = answer.headers.get("Content-Type", "")
+            return str(answer.url), kind, bytes(body)
 
         return self._retry(url, attempt, lambda: False)
 
@@ -108,20 +119,19 @@ class Web:
         self._retry(url, attempt, advanced)
 
     def check(self, url: httpx.URL) -> None:
-        """Raise DownloadError unless this Web may go to `url`. Opens no connection."""
+        """Raise DownloadError unless this Web may go to `url`. Asks nobody, opens no connection.
+
+        What a name resolves to is checked when it is connected to.
+        """
         if _origin(url) == _origin(self.base):
             return
-        host = url.host.lower()
-        allowed = (self.base.host, *FILE_HOSTS)
-        named = any(host == other or host.endswith("." + other) for other in allowed)
-        if url.scheme != "https" or url.port not in (None, 443) or not named:
-            raise DownloadError(
-                f"{self.base.host} leads to {public(url)}, which is neither itself "
-                f"nor an https address of {', '.join(FILE_HOSTS)}: refused"
-            )
-        for address in _addresses(host):
-            if address.is_loopback or address.is_link_local or address.is_unspecified:
-                raise DownloadError(f"{host} resolves to {address}, this machine itself: refused")
+        reason = ""
+        if url.scheme != "https" or url.port not in (None, 443) or not url.host:
+            reason = "is neither there nor an https address with the usual port"
+        elif words := refusal(url.host):
+            reason = f"is not for us: {words}"
+        if reason:
+            raise DownloadError(f"{self.base.host} leads to {public(url)}, which {reason}: refused")
 
     def _retry(self, url: str, attempt: Callable[[], T], advanced: Callable[[], bool]) -> T:
         failures = 0
@@ -145,7 +155,7 @@ class Web:
                 time.sleep(max(trouble.wait_s, min(pause, self._timing.max_wait_s)))
 
     @contextmanager
-    def _open(self, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    def _open(self, url: str, headers: dict[str, str]) -> Iterator[_Answer]:
         """GET, following only redirects that `check` allows."""
         target = _parse(url, DownloadError)
         for _ in range(MAX_REDIRECTS + 1):
@@ -156,27 +166,23 @@ class Web:
             if _origin(target) == _origin(self.base):
                 sent |= self._credentials
             try:
-                with self._client.stream("GET", target, headers=sent) as response:
-                    if response.has_redirect_location:
-                        target = _join(target, response.headers["Location"])
+                with self._wires.get(target, sent) as response:
+                    answer = _Answer(
+                        target,
+                        response.status,
+                        httpx.Headers(response.headers),
+                        response.iter_stream(),
+                    )
+                    if answer.status in _REDIRECTS and "Location" in answer.headers:
+                        target = _join(target, answer.headers["Location"])
                         continue
-                    _check_answer(response)
-                    yield response
+                    _check_answer(answer)
+                    yield answer
                     return
-            except httpx.TransportError as error:
+            except TROUBLE as error:
                 reason = str(error) or type(error).__name__
                 raise _Transient(reason) from error
         raise DownloadError(f"{public(target)}: more than {MAX_REDIRECTS} redirects")
-
-    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
-        mark, seen = time.monotonic(), 0
-        for chunk in response.iter_raw():
-            seen += len(chunk)
-            if time.monotonic() - mark > self._timing.stall_s:
-                if seen < MIN_BYTES:
-                    raise _Transient(f"{seen} bytes in {self._timing.stall_s:g} seconds")
-                mark, seen = time.monotonic(), 0
-            yield chunk
 
     def _append(self, url: str, path: Path, size: int, report: Callable[[int], None]) -> None:
         have = _length(path)
@@ -184,20 +190,21 @@ class Web:
             os.truncate(path, 0)
             have = 0
         if have == size:
+            path.touch()  # nothing is asked for an empty file
             return
-        with self._open(url, {"Range": f"bytes={have}-"} if have else {}) as response:
-            begin = _first_byte(response, have, size)
+        with self._open(url, {"Range": f"bytes={have}-"} if have else {}) as answer:
+            begin = _first_byte(answer, have, size)
             with open(path, "r+b" if path.exists() else "w+b") as file:
                 file.seek(begin or 0)
                 file.truncate()
                 if begin is None:
                     raise _Transient("the server answered with another range than asked for")
                 have = begin
-                for chunk in self._chunks(response):
+                for chunk in answer.body:
                     have += len(chunk)
                     if have > size:
                         file.truncate(0)
-                        raise DownloadError(f"{public(response.url)}: more than {size} bytes")
+                        raise DownloadError(f"{public(answer.url)}: more than {size} bytes")
                     file.write(chunk)
                     report(have)
         if have < size:
@@ -209,37 +216,44 @@ def public(url: httpx.URL) -> str:
     return str(url.copy_with(userinfo=b"", query=None, fragment=None))
 
 
-def _check_answer(response: httpx.Response) -> None:
-    status = response.status_code
-    where = public(response.url)
-    if status in _RETRIED:
-        raise _Transient(f"the server answered {status}", _retry_after(response))
-    if status not in (200, 206, 416):
-        raise HttpStatus(f"{where}: the server answered {status}", status)
-    if response.headers.get("Content-Encoding", "identity") != "identity":
+def _check_answer(answer: _Answer) -> None:
+    where = public(answer.url)
+    if answer.status in _RETRIED:
+        raise _Transient(f"the server answered {answer.status}", _retry_after(answer))
+    if answer.status not in (200, 206, 416):
+        code, words = (_shown(answer, f"X-Error-{part}") for part in ("Code", "Message"))
+        message = f"{where}: the server answered {answer.status}"
+        raise HttpStatus(f"{message} ({words})" if words else message, answer.status, code, words)
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
         raise DownloadError(f"{where}: the server sent a compressed answer to a plain request")
 
 
-def _first_byte(response: httpx.Response, have: int, size: int) -> int | None:
+def _first_byte(answer: _Answer, have: int, size: int) -> int | None:
     """Where in the file the body begins: `have`, 0 when ranges are ignored, None: neither."""
     start = 0
-    if response.status_code != 200:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if answer.status != 200:
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if not match or int(match[1]) != have or match[3] not in ("*", str(size)):
             return None
         start = have
-    length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and start + int(length) != size:
+    length = answer.headers.get("Content-Length", "")
+    if re.fullmatch(r"\d{1,18}", length) and start + int(length) != size:
         raise DownloadError(
-            f"{public(response.url)}: the server's file has {start + int(length)} bytes, "
+            f"{public(answer.url)}: the server's file has {start + int(length)} bytes, "
             f"not the expected {size}"
         )
     return start
 
 
-def _retry_after(response: httpx.Response) -> float:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else 0.0
+def _shown(answer: _Answer, header: str) -> str:
+    """A header as a message may repeat it."""
+    text = answer.headers.get(header, "")
+    return "".join(c for c in text if c.isascii() and c.isprintable())[:MAX_WORDS]
+
+
+def _retry_after(answer: _Answer) -> float:
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if re.fullmatch(r"\d{1,9}", text) else 0.0
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:
@@ -259,14 +273,6 @@ def _join(url: httpx.URL, location: str) -> httpx.URL:
         return url.join(location)
     except httpx.InvalidURL as error:
         raise DownloadError(f"{public(url)}: redirects to no address: {error}") from error
-
-
-def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    try:
-        found = socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
-    except OSError:  # behind a proxy names may not resolve here; the proxy decides then
-        return []
-    return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
 
 def _length(path: Path) -> int:
