@@ -352,7 +352,7 @@ class Runtime:
 
 def _served_name(given: str, stored: StoredModel) -> str:
     """What clients call a model: as the command line did, but no paths of ours."""
-    return stored.path.stem if stored.name.kind == "file" else given
+    return stored.path.name.removesuffix(".gguf") if stored.name.kind == "file" else given
 
 
 def _read_header(path: str) -> tuple[ModelCard, Mapping[str, Any]]:

@@ -14,22 +14,28 @@ from pagemill.config import Settings
 
 
 def _spelled(name: Any) -> Any:
-    """folder/file.gguf means ./folder/file.gguf when there is such a file."""
+    """folder/file.gguf means ./folder/file.gguf when there is such a file; so do model folders."""
     if isinstance(name, list | tuple):
         return [_spelled(one) for one in name]
-    plain = (
-        isinstance(name, str) and name.endswith(".gguf") and not name.startswith((".", "/", "~"))
-    )
-    return f"./{name}" if plain and Path(name).is_file() else name
+    if not isinstance(name, str) or name.startswith((".", "/", "~")):
+        return name
+    there = Path(name).is_file() if name.endswith(".gguf") else Path(name, "config.json").is_file()
+    return f"./{name}" if there else name
 
 
 Model = Annotated[
     str,
-    typer.Argument(help="smollm2, hf.co/org/repo:Q4_K_M or ./file.gguf", callback=_spelled),
+    typer.Argument(
+        help="smollm2, org/repo, hf.co/org/repo:Q4_K_M, ./file.gguf or ./folder", callback=_spelled
+    ),
 ]
 Models = Annotated[list[str], typer.Argument(help="One or more models.", callback=_spelled)]
 Url = Annotated[
     str, typer.Option("--url", help="A server, as http://host:port; else the configured address.")
+]
+
+Revision = Annotated[
+    str, typer.Option(metavar="REV", help="A repository's branch, tag or commit: org/repo@REV.")
 ]
 
 app = typer.Typer(
@@ -89,10 +95,12 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show timings.")] = False,
     nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Leave lines long.")] = False,
     url: Url = "",
+    revision: Revision = "",
     *,
     settings: Settings,
 ) -> None:
     """Ask a model, or chat with it. Uses a running server if there is one."""
+    from pagemill.cli.models import at_revision
     from pagemill.cli.run import RunOrder
     from pagemill.cli.run import run as answer
     from pagemill.cli.talk import Knobs
@@ -108,6 +116,7 @@ def run(
     knobs = Knobs()
     for name, text in given.items():
         knobs = knobs.with_text(name, text) if text else knobs
+    [model] = at_revision([model], revision)
     order = RunOrder(model, prompt, knobs, system, verbose, not nowordwrap, url)
     raise typer.Exit(answer(order, settings, None if sys.stdin.isatty() else sys.stdin))
 
@@ -125,27 +134,30 @@ def serve(
         typer.Option("--preload", help="Load before the first use (a single model always is)."),
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Validate everything and exit.")] = False,
+    revision: Revision = "",
     *,
     settings: Settings,
 ) -> None:
     """Serve models over HTTP, with OpenAI's API, to many at once."""
+    from pagemill.cli.models import at_revision
     from pagemill.cli.serve import check_only
     from pagemill.cli.serve import serve as start
 
+    names = at_revision(models or [], revision)
     if check:
-        typer.echo(check_only(models or [], settings))
+        typer.echo(check_only(names, settings))
     else:
-        start(models or [], settings, preload=preload)
+        start(names, settings, preload=preload)
 
 
 @app.command()
 @boundary
 @with_settings("hub")
-def pull(models: Models, *, settings: Settings) -> None:
+def pull(models: Models, revision: Revision = "", *, settings: Settings) -> None:
     """Download models."""
     from pagemill.cli import models as here
 
-    for name in models:
+    for name in here.at_revision(models, revision):
         model = here.pull(name, settings)
         typer.echo(f"{model.name} is ready: `pagemill run {model.name}`")
 
@@ -193,6 +205,44 @@ def rm(models: Models, *, settings: Settings) -> None:
 
     for name in here.remove(models, settings):
         typer.echo(f"removed {name}")
+
+
+@app.command()
+@boundary
+@with_settings("hub")
+def verify(*, settings: Settings) -> None:
+    """Read every stored model again and compare it with its hash."""
+    from pagemill.cli import models as here
+
+    report, whole = here.verify(settings)
+    typer.echo(report)
+    raise typer.Exit(0 if whole else 1)
+
+
+@app.command("import")
+@boundary
+@with_settings("hub")
+def import_models(
+    path: Annotated[str, typer.Argument(help="A GGUF file, or the folder of a model.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call it here.")] = "",
+    copy: Annotated[bool, typer.Option("--copy", help="Copy it into the store.")] = False,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="List models of other programs on this machine.")
+    ] = False,
+    add: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="List this one of them here, too.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List all of them here, too.")] = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Use models that are on this machine already, where they lie."""
+    from pagemill.cli import imports
+
+    if scan or add or every:
+        typer.echo(imports.scan(settings, add or [], every=every, copy=copy))
+    else:
+        typer.echo(imports.take(path, name, settings, copy=copy))
 
 
 @app.command()

@@ -6,7 +6,9 @@
 
 from pathlib import Path
 
+from pagemill.errors import UnknownModel
 from pagemill.hub.catalogue import Catalogue
+from pagemill.hub.local import look
 from pagemill.hub.names import Name
 from pagemill.hub.store import Store, StoredModel
 
@@ -14,15 +16,18 @@ from pagemill.hub.store import Store, StoredModel
 def resolve(text: str, store: Store, *, allow_files: bool = True) -> StoredModel | None:
     """The local model that a name means, or None when it must be pulled. Never uses a network.
 
-    A file on this machine is its own model, with an empty digest. Pass `allow_files=False` for
-    names that arrive over the network. Raises InvalidRequest for what is no name.
+    A file or folder of this machine is its own model, with an empty digest. Pass
+    `allow_files=False` for names that arrive over the network. Raises InvalidRequest for what is
+    no name or no model, and UnknownModel for an imported model whose files are gone.
     """
     name = Name.parse(text, allow_files=allow_files)
     if name.kind != "file":
-        return store.find(Catalogue.load().canonical(name))
-    path = Path(name.model).expanduser()
-    if not path.is_file():
+        name = Catalogue.load().canonical(name)
+        found = store.find(name)
+        if found is None and allow_files and (reason := store.trouble_in_place(name)):
+            raise UnknownModel(f"{reason}; `pagemill rm {name}` forgets it", param="model")
+        return found
+    model = look(Path(name.model).expanduser())
+    if model is None:
         return None
-    details = path.stat()
-    # Links are not followed: a link has the readable name, its target perhaps a digest.
-    return StoredModel(name, path.absolute(), "", details.st_size, details.st_mtime, "file")
+    return StoredModel(name, model.path, "", model.size, model.modified, "file")

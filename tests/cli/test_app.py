@@ -147,7 +147,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "error: temperature must be a number from 0",
         ),
         (["run", "x"], {}, "error: nothing was asked"),
-        (["show", "../x"], {}, "error: model name '../x' is invalid"),
+        (["show", "../x"], {}, "error: there is no file or folder ../x"),
+        (["show", "a/.."], {}, "error: model name 'a/..' is invalid"),
+        (["pull", "smollm2", "--revision", "x"], {}, "error: model name 'smollm2@x' is invalid"),
+        (["import"], {}, "error: name a file or folder to import"),
     ],
 )
 def test_wrong_questions_get_one_line_and_code_2(
