@@ -115,7 +115,8 @@ void define_program(nb::module_& m) {
            "out"_a, "quantized"_a)
       .def("store_kv", &Program::store_kv)
       .def("attend", &Program::attend, "q"_a, "heads"_a, "kv"_a, "layer"_a, "scoring"_a, "sinks"_a.none(),
-           "out"_a, "quantized"_a);
+           "out"_a, "quantized"_a)
+      .def("attend_dense", &Program::attend_dense);
   const auto define = [&](const char* name, auto work) {
     program.def(name, with_step(work), "token_ids"_a, "positions"_a, "slots"_a, "row_starts"_a, "kv_lens"_a,
                 "page_table"_a, "out_rows"_a, "page_size"_a, "token_types"_a.none());

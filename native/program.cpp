@@ -19,9 +19,9 @@ constexpr int row_stride(int width) {
 
 const char* Program::name(Op op) {
   constexpr const char* kNames[] = {
-      "embed",    "rms_norm", "layer_norm", "normalize", "curve",        "gate",        "sigmoid_mul",
-      "scale",    "softcap",  "bias",       "add",       "copy",         "rope",        "quantize",
-      "store_kv", "gather",   "pool",       "linear",    "linear_curve", "linear_gate", "attend"};
+      "embed",   "rms_norm", "layer_norm",   "normalize",   "curve",  "gate",        "sigmoid_mul", "scale",
+      "softcap", "bias",     "add",          "copy",        "rope",   "quantize",    "store_kv",    "gather",
+      "pool",    "linear",   "linear_curve", "linear_gate", "attend", "attend_dense"};
   return kNames[(int)op];
 }
 
@@ -129,10 +129,16 @@ void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, 
                      View out, bool quantized) {
   auto& i = append(Op::attend, q, out, kv->dim(), heads);
   i.layer = layer, i.scoring = scoring, i.vector = std::move(sinks), i.quantized = quantized;
-  i.plan = plan_of(heads / kv->heads(), scoring.window);
-  const size_t scratch = scratch_size(kernels_.max_query_rows, kv->layer(0).padded_dim);
-  scratch_stride_ = std::max(scratch_stride_, scratch);
+  i.plan = plan_of(heads / kv->heads(), scoring.window, false);
   i.kv = std::move(kv);
+  if (quantized) buffers_[out.buffer].quantized = true;
+}
+
+void Program::attend_dense(View q, View k, View v, int heads, int kv_heads, int dim, Scoring scoring,
+                           View out, bool quantized) {
+  auto& i = append(Op::attend_dense, q, out, dim, heads);
+  i.b = k, i.c = v, i.kv_heads = kv_heads, i.scoring = scoring, i.quantized = quantized;
+  i.plan = plan_of(heads / kv_heads, scoring.window, true);
   if (quantized) buffers_[out.buffer].quantized = true;
 }
 
@@ -192,8 +198,7 @@ void Program::prepare(const StepView& step) {
   if (phases_.empty()) plan_phases();
   for (auto& shares : shares_) shares.next.store(0, std::memory_order_relaxed);
   for (auto& plan : plans_) plan_attention(plan);
-  const size_t scratch = scratch_stride_ * sizeof(float) * pool_->size();
-  if (scratch_.size() < scratch) scratch_ = Block(scratch);
+  place_scratch();
 }
 
 void Program::plan_phases() {
@@ -245,6 +250,8 @@ void Program::execute(const Phase& phase, Shares& shares, int thread) {
       return run_linear_gate(i, shares);
     case Op::attend:
       return run_attention(i, shares, thread);
+    case Op::attend_dense:
+      return run_dense_attention(i, shares, thread);
     default:
       return run_rows(phase, shares);
   }

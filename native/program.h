@@ -89,6 +89,9 @@ class Program {
   void store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer);
   void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, Scoring scoring, Floats sinks,
               View out, bool quantized);
+  // Rows are whole texts; nothing is stored.
+  void attend_dense(View q, View k, View v, int heads, int kv_heads, int dim, Scoring scoring, View out,
+                    bool quantized);
 
   // What the instructions index with a step.
   Limits limits() const;
@@ -131,6 +134,7 @@ class Program {
     linear_curve,
     linear_gate,
     attend,
+    attend_dense,
   };
   static const char* name(Op op);
   // Works on one row at a time, and reads no other row.
@@ -143,7 +147,7 @@ class Program {
   };
   struct Instruction {
     Op op;
-    View a, b, out;
+    View a, b, c, out;
     int width = 0, heads = 1, from_stride = 0, to_stride = 0;
     float number = 0;
     bool quantized = false, one_gate = false;
@@ -154,18 +158,20 @@ class Program {
     Floats vector = nullptr, shift = nullptr;  // shift: a bias
     std::shared_ptr<RopeTable> rope = nullptr;
     std::shared_ptr<KvCache> kv = nullptr;
-    int layer = 0, plan = 0;
+    int layer = 0, plan = 0, kv_heads = 0;
     Scoring scoring{};
   };
   struct Phase {  // instructions that need no barrier between them: one product, or row work on the same rows
     int first, last;
   };
   struct Task {  // query tokens of one row that attend together
-    int row, first, count, cost;
+    int row, first, count;
+    int64_t cost;
   };
   // How the rows of a step are cut for attention; layers of one shape share a plan.
   struct AttentionPlan {
     int group, window;        // query heads that share a kv head
+    bool dense;               // of whole texts
     int together = 0;         // of them, those of a task
     std::vector<Task> tasks;  // the longest first
   };
@@ -173,8 +179,9 @@ class Program {
   Instruction& append(Op op, View a, View out, int width, int heads = 1);
   void prepare(const StepView& step);
   void place_buffers(int tokens, int sampled);
-  int plan_of(int group, int window);
+  int plan_of(int group, int window, bool dense);
   void plan_attention(AttentionPlan& plan) const;
+  void place_scratch();
   void plan_phases();
   void execute(const Phase& phase, Shares& shares, int thread);
   void run_rows(const Phase& phase, Shares& shares);
@@ -185,6 +192,8 @@ class Program {
   void run_linear_gate(const Instruction& instruction, Shares& shares);
   void product(const Instruction& instruction, int from, int to, View out);
   void run_attention(const Instruction& instruction, Shares& shares, int thread);
+  void run_dense_attention(const Instruction& instruction, Shares& shares, int thread);
+  void attend_packed(const Instruction& instruction, const Task& task, int kv_head, float* scratch);
   // Logits decide: the few rows that are sampled go into their product with twice the bits.
   static int planes(const Buffer& buffer) { return buffer.sampled ? 2 : 1; }
   float* at(View view, int row) const {

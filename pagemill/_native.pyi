@@ -73,6 +73,10 @@ class Program:
         self, q: _View, heads: int, kv: KvCache, layer: int, scoring: tuple[float, int, float],
         sinks: Vector | None, out: _View, quantized: bool,
     ) -> None: ...  # fmt: skip
+    def attend_dense(
+        self, q: _View, k: _View, v: _View, heads: int, kv_heads: int, dim: int,
+        scoring: tuple[float, int, float], out: _View, quantized: bool,
+    ) -> None: ...  # fmt: skip
     def reserve(self, tokens: int, sampled: int) -> None: ...
     def rows(self, buffer: int) -> _Floats: ...
     def run(

@@ -193,6 +193,12 @@ class CpuOps:
         )
 
     @recorded()
+    def dense_attention(self, q: Array, k: Array, v: Array, step: Step, scoring: Scoring) -> Array:
+        inputs = (q.dense(), k.dense(), v.dense())
+        numbers = (scoring.scale, scoring.window, scoring.softcap)
+        return q.recorder.add("dense_attention", q.shape[0], q.shape[1:], inputs, scoring=numbers)
+
+    @recorded()
     def pool(self, x: Array, step: Step, kind: Pooling) -> Array:
         x = x.dense()
         return x.recorder.add("pool", Rows.SAMPLED, x.shape[1:], (x,), kind=kind)

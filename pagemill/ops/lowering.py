@@ -221,6 +221,14 @@ class _Lowering:
         out = self._place(node)
         self.program.attend(q, heads, kv, layer, attrs["scoring"], attrs["sinks"], out, quantized)
 
+    def _dense_attention(self, node: Node) -> None:
+        q, k, v = self._views(node)
+        heads, dim = node.inputs[0].shape[1:]
+        kv_heads, scoring = node.inputs[1].shape[1], node.attrs["scoring"]
+        quantized = dim % _GROUP == 0 and self._quantizes(node)
+        out = self._place(node)
+        self.program.attend_dense(q, k, v, heads, kv_heads, dim, scoring, out, quantized)
+
     def _gather(self, node: Node) -> None:
         self.program.gather(self._view(node.inputs[0]), node.width, self._place(node))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from pagemill.ops.interface import Ops, Scoring
-from tests.ops.case import HALF_KV, Case, Outputs, normal, ragged_step
+from tests.ops.case import HALF_KV, Case, Outputs, normal, ragged_step, whole_step
 
 MIXED = ((0, 5), (0, 1), (0, 18), (0, 2))
 
@@ -15,6 +15,28 @@ def attention_cases() -> Iterator[Case]:
     """Over pages of every size; with windows, caps and sinks; heads of every size."""
     yield from _paged()
     yield from _scored()
+    yield from _dense()
+
+
+def _dense() -> Iterator[Case]:
+    for heads, kv_heads, dim in [(1, 1, 8), (12, 12, 32), (9, 3, 24), (12, 1, 80)]:
+        for scoring in (Scoring(0.3), Scoring(0.2, window=20), Scoring(0.5, softcap=3.0)):
+
+            def call(
+                ops: Ops,
+                rng: np.random.Generator,
+                scoring: Scoring = scoring,
+                size: tuple[int, int, int] = (heads, kv_heads, dim),
+            ) -> Outputs:
+                heads, kv_heads, dim = size
+                step = whole_step([5, 1, 130, 16])
+                q = normal(rng, 152, heads, dim)
+                k, v = normal(rng, 2, 152, kv_heads, dim)
+                return [np.asarray(ops.dense_attention(q, k, v, step, scoring))]
+
+            shape = f"{heads}/{kv_heads} heads of {dim}"
+            name = f"dense_attention {shape}, window {scoring.window}, cap {scoring.softcap}"
+            yield Case(name, "dense_attention", call, 2e-5)
 
 
 def _scored() -> Iterator[Case]:

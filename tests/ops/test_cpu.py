@@ -69,6 +69,22 @@ def test_attention_does_not_depend_on_the_batch(ops: cpu.CpuOps, scoring: Scorin
     assert np.array_equal(run([1000, *range(1001, total + 1)]), whole)
 
 
+@pytest.mark.parametrize("window", [0, 30])
+def test_a_text_attends_the_same_alone(ops: cpu.CpuOps, window: int) -> None:
+    """Also one of more tokens than share a task, or a segment."""
+    rng, lens, scoring = np.random.default_rng(8), [3, 1090, 40], Scoring(0.3, window)
+    q, k, v = (normal(rng, sum(lens), heads, 24) for heads in (6, 2, 2))
+    together = ops.dense_attention(q, k, v, whole_step(lens), scoring)
+    want = ReferenceOps().dense_attention(q, k, v, whole_step(lens), scoring)
+    np.testing.assert_allclose(together, want, rtol=0, atol=1e-5)
+    start = 0
+    for n in lens:
+        part = slice(start, start + n)
+        alone = ops.dense_attention(q[part], k[part], v[part], whole_step([n]), scoring)
+        assert np.array_equal(alone, together[part])
+        start += n
+
+
 @pytest.mark.parametrize("name", ["F32", "Q8_0"])
 def test_products_with_what_follows_do_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
     rng = np.random.default_rng(6)
