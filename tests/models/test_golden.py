@@ -23,7 +23,7 @@ PAGE_SIZE, NUM_PAGES, ROW_PAGES = 16, 16, 5
 PAGES = np.array([[5, 2, 7, 1, 6], [9, 12, 0, 11, 4], [3, 15, 8, 10, 14]], np.int32)
 CLOSE = 1e-4
 # Folders whose networks ask for operations that the cpu backend lacks as yet.
-NOT_ON_CPU = frozenset({"llama_tied"})
+NOT_ON_CPU: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
