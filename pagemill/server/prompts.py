@@ -32,15 +32,13 @@ async def chat_ids(model: ServedModel, conversation: Conversation) -> list[int]:
 async def text_ids(
     model: ServedModel, text: str, *, add_special: bool, parse_special: bool
 ) -> list[int]:
-    """A raw text, after the model's begin token where it wants one.
+    """A raw text, with what the model's own tokenizer puts around it.
 
     Control tokens spelled out in the text are plain text unless `parse_special`.
     """
     tokenizer = model.tokenizer
     ids = await _off_loop(lambda: tokenizer.encode(text, special=parse_special), len(text))
-    if add_special and tokenizer.add_bos and tokenizer.bos_id is not None:
-        return [tokenizer.bos_id, *ids]
-    return ids
+    return tokenizer.frame(ids) if add_special else ids
 
 
 async def completion_ids(

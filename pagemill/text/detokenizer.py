@@ -16,7 +16,8 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 class Detokenizer:
     """One per choice. `stopped` is the stop string that was met; text after it is dropped, and so
     is the string itself unless `include_stop`. All text joined equals `Tokenizer.decode` of all
-    ids.
+    ids, except that `continues` keeps the blank with which some vocabularies begin every text: the
+    ids go on with a text that somebody else has begun.
     """
 
     def __init__(
@@ -26,12 +27,14 @@ class Detokenizer:
         stop: Sequence[str] = (),
         skip_special: bool = True,
         include_stop: bool = False,
+        continues: bool = False,
     ) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._hidden = tokenizer.control_ids if skip_special else frozenset()
         self._stops = StopStrings(stop) if stop else None
         self._include_stop = include_stop
         self._decoder = _Utf8Decoder("replace")
+        self._drop_blank = tokenizer.leading_blank and not continues
         self._finished = False
         self.stopped: str | None = None
 
@@ -39,6 +42,9 @@ class Detokenizer:
         """Text that is now safe to send; often none."""
         hidden = self._hidden
         data = b"".join([self._token_bytes(i) for i in ids if i not in hidden])
+        if self._drop_blank and data:
+            data = data.removeprefix(b" ")
+            self._drop_blank = False
         return self._pass(self._decoder.decode(data))
 
     def finish(self) -> str:

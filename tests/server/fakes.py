@@ -30,7 +30,7 @@ class ByteTokenizer:
     vocab_size = VOCAB
     bos_id = BOS
     eos_ids = frozenset({EOS})
-    add_bos = False
+    add_bos = leading_blank = False
     special_ids = control_ids = frozenset({EOS, BOS})
     special_tokens = MappingProxyType({"<eos>": EOS, "<bos>": BOS})
     special_edges = (frozenset({"<", "<e", "<eo", "<eos"}), frozenset({">"}))
@@ -42,6 +42,9 @@ class ByteTokenizer:
         for piece, token_id in self.split_special(text):
             ids += piece.encode() if token_id is None else [token_id]
         return ids
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        return [BOS, *ids] if self.add_bos else list(ids)
 
     def split_special(self, text: str) -> Iterator[tuple[str, int | None]]:
         for piece in re.split("(<eos>|<bos>)", text):

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagemill.errors import InvalidRequest
-from pagemill.text import pretokenizers
-from pagemill.text import tokenizer as module
+from pagemill.text import encoder, pretokenizers
+from pagemill.text.finder import Finder
 from tests.text.vocabularies import SPECIAL, metadata, tokenizer
 
 TINY = tokenizer()
+# One name for each way of cutting.
+WAYS = sorted({row: name for name, row in pretokenizers.TABLE.items()}.values())
 # Text in which special tokens, whole and in part, are likely.
 TEXTS = st.lists(
     st.one_of(st.text(max_size=8), st.sampled_from([*SPECIAL, "<|im_", "end|>", "|>", "hello"]))
@@ -84,14 +86,14 @@ def test_plain_text_never_makes_a_special_id(text: str) -> None:
     assert not TINY.special_ids & set(TINY.encode(text))
 
 
-@pytest.mark.parametrize("pre", sorted(pretokenizers.TABLE))
+@pytest.mark.parametrize("pre", WAYS)
 def test_every_pre_tokenizer_keeps_every_byte(pre: str) -> None:
     tiny = tokenizer(pre=pre)
     text = "Hi, it's 1234 o'clock!\r\n\n  x\t你好 é½ <|im_end|> \u00a0 12345"
     assert tiny.decode(tiny.encode(text)) == text
 
 
-@pytest.mark.parametrize("pre", sorted(pretokenizers.TABLE))
+@pytest.mark.parametrize("pre", WAYS)
 @given(st.text(alphabet="ab1 .,'\n\t<é你。\u0301!", max_size=200))
 def test_cutting_long_texts_changes_no_id(pre: str, text: str) -> None:
     # Runs without a blank stay below twice the window here: only those are cut elsewhere.
@@ -99,7 +101,7 @@ def test_cutting_long_texts_changes_no_id(pre: str, text: str) -> None:
     tiny = tokenizer(pre=pre)
     whole = tiny.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "WINDOW", 24)
+        patch.setattr(encoder, "WINDOW", 24)
         assert tiny.encode(text) == whole
 
 
@@ -117,13 +119,10 @@ def test_time_is_linear(unit: str) -> None:
 
 def test_thousands_of_special_tokens_stay_fast() -> None:
     texts = {f"<|reserved_{n}|>": n for n in range(5000)}
-    expression = module._any_of(texts)
-    assert expression is not None
-    assert all(expression.fullmatch(text) for text in texts)
-    nested = {"a" * n: n for n in range(1, 300)}
-    expression = module._any_of(nested)
-    assert expression is not None
-    assert len(expression.findall("a" * 299)) == 1
+    finder = Finder(texts)
+    assert all(list(finder.split(text)) == [(text, n)] for text, n in texts.items())
+    nested = Finder({"a" * n: n for n in range(1, 300)})
+    assert list(nested.split("a" * 299)) == [("a" * 299, 299)]
     start = time.thread_time()
-    expression.findall("<|reserved_" * 10_000)
+    assert len(list(finder.split("<|reserved_" * 10_000))) == 1
     assert time.thread_time() - start < 1

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.text import vocabulary
-from pagemill.text.vocabulary import byte_alphabet, read_vocabulary
-from tests.text.vocabularies import SPECIAL, metadata
+from pagemill.text import gguf_keys
+from pagemill.text.kinds import bpe, read_vocabulary
+from pagemill.text.spelling import byte_alphabet
+from tests.text.vocabularies import SPECIAL, metadata, tokenizer
 
 TOKENS: list[str] = metadata()["tokenizer.ggml.tokens"]
 KINDS: list[int] = metadata()["tokenizer.ggml.token_type"]
@@ -47,37 +48,40 @@ def test_nonsense_is_refused(changes: dict[str, Any], says: str) -> None:
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, key in [("MAX_TOKENS", "tokens"), ("MAX_MERGES", "merges")]:
+    for module, name, key in [
+        (gguf_keys, "MAX_TOKENS", "tokens"),
+        (bpe, "MAX_MERGES", "merges"),
+    ]:
         with monkeypatch.context() as patch:
-            patch.setattr(vocabulary, name, 10)
+            patch.setattr(module, name, 10)
             with pytest.raises(BadModelFile, match=f"{key}: has .* the limit is 10"):
                 read_vocabulary(metadata())
-    monkeypatch.setattr(vocabulary, "MAX_SPECIAL", 3)
+    monkeypatch.setattr(gguf_keys, "MAX_SPECIAL", 3)
     with pytest.raises(BadModelFile, match="marks 6 tokens as special"):
         read_vocabulary(metadata())
 
 
 def test_what_is_not_supported_lists_what_is() -> None:
     with pytest.raises(Unsupported, match="supported: gpt2"):
-        read_vocabulary(metadata(model="llama"))
+        read_vocabulary(metadata(model="rwkv"))
     with pytest.raises(Unsupported, match=r"qwen2.*smollm"):
         read_vocabulary(metadata(pre="gpt-99"))
 
 
 def test_kinds_of_tokens() -> None:
     read = read_vocabulary(metadata())
-    assert read.special == set(range(len(SPECIAL)))
-    assert read.special - read.control == {3}
+    assert read.kinds.special == set(range(len(SPECIAL)))
+    assert read.kinds.marks == {3}
     assert read.eos_ids == {0, 2}
-    assert not read_vocabulary(metadata(token_type=None)).special
+    assert not read_vocabulary(metadata(token_type=None)).kinds.added
 
 
 def test_the_bos_token_is_added_where_the_file_or_its_family_says_so() -> None:
-    assert not read_vocabulary(metadata()).add_bos
-    assert read_vocabulary(metadata(add_bos_token=True)).add_bos
-    assert read_vocabulary(metadata(pre="llama-bpe")).add_bos
-    assert not read_vocabulary(metadata(pre="llama-bpe", add_bos_token=False)).add_bos
-    assert not read_vocabulary(metadata(add_bos_token=True, bos_token_id=None)).add_bos
+    assert not tokenizer().add_bos
+    assert tokenizer(add_bos_token=True).encode_prompt("") == [1]
+    assert tokenizer(pre="llama-bpe").add_bos
+    assert not tokenizer(pre="llama-bpe", add_bos_token=False).add_bos
+    assert not tokenizer(add_bos_token=True, bos_token_id=None).add_bos
 
 
 def test_the_byte_alphabet_is_a_bijection() -> None:

@@ -1,0 +1,77 @@
+"""SentencePiece's unigram model, `t5`: of all ways to cut a text the likeliest.
+
+Owns what it makes of the keys tokenizer.ggml.*, and the library's model.
+"""
+
+from collections.abc import Sequence
+
+from tokenizers import models
+
+from pagemill.text.charsmap import CharsMap
+from pagemill.text.encoder import Encoder, NoTokenAcross
+from pagemill.text.gguf_keys import Keys, bad
+from pagemill.text.sentences import Sentences
+from pagemill.text.spelling import blanks_marked, is_byte
+from pagemill.text.vocabulary import TokenKinds, Vocabulary
+
+_MAX_CHARSMAP_BYTES = 1 << 22
+_UNWRITABLE = "\uffff"  # no character: text never holds one, see Sentences
+
+
+def read(keys: Keys) -> Vocabulary:
+    """Text is normalized as the file says, blanks are marked, and nothing is cut."""
+    tokens = keys.token_list(eos=1)
+    count = len(tokens.tokens)
+    unknown = keys.token_id("unknown_token_id", count, 2)
+    if unknown is None:
+        raise bad("unknown_token_id", "is missing")
+    prefix = keys.value("add_space_prefix", bool, False)
+    sentences = Sentences(
+        _charsmap(keys),
+        prefix=prefix,
+        merge_blanks=keys.value("remove_extra_whitespaces", bool, False),
+    )
+    return Vocabulary(
+        tokens=tokens.tokens,
+        encoder=Encoder(
+            likeliest(tokens.tokens, keys.scores(count), tokens.kinds, unknown),
+            normalize=sentences.normalize,
+            border=NoTokenAcross(tokens.tokens),
+        ),
+        spelling=blanks_marked,
+        kinds=tokens.kinds,
+        bos_id=tokens.bos_id,
+        eos_ids=tokens.eos_ids,
+        frame=keys.frame(tokens, add_bos=False, add_eos=True),
+        leading_blank=prefix,
+    )
+
+
+def likeliest(
+    tokens: Sequence[str], scores: Sequence[float], kinds: TokenKinds, unknown: int
+) -> models.Unigram:
+    """The library's model. Its list is by id, so tokens that text must not become stay in it under
+    a name that no text holds; those of bytes are used for what is unknown, and score worse than
+    any way of writing out their name.
+    """
+    hidden = kinds.added | {unknown}
+    floor = min((s for i, s in enumerate(scores) if i not in hidden), default=0.0)
+    in_bytes = False
+    pieces = []
+    for token_id, (token, score) in enumerate(zip(tokens, scores, strict=True)):
+        if token_id in hidden:
+            token, score = f"{_UNWRITABLE}{token_id}", 0.0
+        elif is_byte(token):
+            score, in_bytes = 8 * floor - 100, True
+        pieces.append((token, float(score)))
+    return models.Unigram(vocab=pieces, unk_id=unknown, byte_fallback=in_bytes)
+
+
+def _charsmap(keys: Keys) -> CharsMap | None:
+    if not keys.has("precompiled_charsmap"):
+        return None
+    items = keys.items("precompiled_charsmap", _MAX_CHARSMAP_BYTES)
+    try:
+        return CharsMap(bytes(item & 0xFF for item in items)) if items else None
+    except (TypeError, ValueError) as error:
+        raise bad("precompiled_charsmap", str(error)) from None

@@ -1,0 +1,45 @@
+"""Text as SentencePiece prepares it: characters replaced, blanks tidied and marked.
+
+Owns the rules for blanks. It must not know models of vocabularies.
+"""
+
+import re
+
+from pagemill.text.charsmap import CharsMap
+from pagemill.text.spelling import BLANK
+
+_BLANKS = re.compile(" {2,}")
+_NO_CHARACTER = "\uffff"  # vocabularies use it for names that no text may hold
+
+
+class Sentences:
+    """One model's rules. `prefix`: a text begins with a blank. `each_piece`: and so does what
+    follows a special token. `merge_blanks`: blanks at the ends go, and several become one.
+    `suffix`: the blank of `prefix` stands at the end.
+    """
+
+    def __init__(
+        self,
+        charsmap: CharsMap | None = None,
+        *,
+        prefix: bool = False,
+        each_piece: bool = True,
+        merge_blanks: bool = False,
+        suffix: bool = False,
+    ) -> None:
+        self._charsmap = charsmap
+        self._prefix = prefix
+        self._each_piece = each_piece
+        self._merge_blanks = merge_blanks
+        self._suffix = suffix
+
+    def normalize(self, text: str, first: bool) -> str:
+        """The text as the vocabulary writes it; "" stays empty."""
+        text = text.replace(_NO_CHARACTER, "\ufffd")
+        if self._charsmap:
+            text = self._charsmap.replace(text)
+        if self._merge_blanks:
+            text = _BLANKS.sub(" ", text).strip(" ")
+        if text and self._prefix and (first or self._each_piece):
+            text = f"{text} " if self._suffix else f" {text}"
+        return text.replace(" ", BLANK)
