@@ -57,7 +57,7 @@ class LoadedModel:
     card: ModelCard
     plan: EnginePlan
     tokenizer: Tokenizer
-    template: ChatTemplate | None  # None: a base model, or a file that brings none
+    template: ChatTemplate
     defaults: GenerationDefaults
     client: ProcessClient
     created: int  # Unix time
@@ -123,7 +123,7 @@ class _Text:
     """A model's text side."""
 
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: ChatTemplate
     defaults: GenerationDefaults
 
 
@@ -321,15 +321,16 @@ class Runtime:
 
     def _read_text(self, hosted: _Hosted, opened: _Opened) -> _Text:
         """Blocking."""
+        from pagemill.text.chat import fallback_template
         from pagemill.text.model_text import read_model_text
         from pagemill.text.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_gguf(opened.metadata)
         brought = read_model_text(hosted.stored.path, opened.metadata, tokenizer.vocab_size)
         source = self._template or brought.template
-        if source is None:
+        template = source.compile(brought.tokens) if source else fallback_template(tokenizer)
+        if source is None and not opened.card.pooling:
             _log.warning("%s brings no chat template; --chat-template sets one", hosted.name)
-        template = None if source is None else source.compile(brought.tokens)
         return _Text(tokenizer, template, counting(self._text_config, brought.defaults))
 
     async def _release(self, hosted: _Hosted) -> None:

@@ -143,6 +143,10 @@ def test_the_package_index_is_the_one_that_pip_uses() -> None:
     assert load().hub.index_url == ""  # the hub looks into pip's files when it needs an index
 
 
+def test_blanks_belong_to_a_template() -> None:
+    assert load(file={"chat-template": " {{ x }}\n"}).text.chat_template == " {{ x }}\n"
+
+
 def test_home_is_expanded() -> None:
     assert load({"home": "~/models"}).hub.home == Path.home() / "models"
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -74,7 +75,6 @@ async def test_the_process_answers_as_the_engine_in_this_process_does(
 ) -> None:
     runtime = open_runtime(str(tiny_llama_path), worker="pagemill.worker")
     model = await runtime.model("tiny_llama")
-    assert model.template is not None
     assert model.client.info is not None
     assert model.client.info.backend == "reference"
     plan = plan_for(settings.engine, model.card, str(tiny_llama_path))
@@ -288,14 +288,18 @@ HELLO = [Message("user", "hello")]
 
 
 async def with_text(
-    settings: Settings, path: Path, monkeypatch: pytest.MonkeyPatch, **text: str
+    settings: Settings,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: Mapping[str, object] = MappingProxyType({"general.sampling.temp": 0.5}),
+    **text: str,
 ) -> LoadedModel:
-    """The tiny model, whose file also has a temperature, loaded with settings of text."""
+    """The tiny model, whose file also has these keys, loaded with settings of text."""
     read = runtime_module._read_header
 
     def read_more(path: str) -> tuple[ModelCard, Mapping[str, Any]]:
         card, metadata = read(path)
-        return card, {**metadata, "general.sampling.temp": 0.5}
+        return card, {**metadata, **keys}
 
     monkeypatch.setattr(runtime_module, "_read_header", read_more)
     runtime = Runtime(replace(settings, text=TextConfig(**text)), [str(path)], worker=FAKE)
@@ -309,7 +313,6 @@ async def test_template_and_defaults_are_the_models_own(
     settings: Settings, tiny_llama_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = await with_text(settings, tiny_llama_path, monkeypatch)
-    assert model.template is not None
     assert model.template.render(HELLO).startswith("<|im_start|>system\nYou are a helpful")
     assert model.defaults == GenerationDefaults(temperature=0.5)
 
@@ -319,9 +322,21 @@ async def test_settings_replace_template_and_defaults(
 ) -> None:
     text = {"chat_template": "{{ eos_token }}!", "generation_config": "none"}
     model = await with_text(settings, tiny_llama_path, monkeypatch, **text)
-    assert model.template is not None
     assert model.template.render(HELLO) == "<|im_end|>!"
     assert model.defaults == GenerationDefaults()
+
+
+async def test_a_model_without_a_template_gets_one_and_a_word_in_the_log(
+    settings: Settings,
+    tiny_llama_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("WARNING"):
+        keys = {"tokenizer.chat_template": ""}
+        model = await with_text(settings, tiny_llama_path, monkeypatch, keys)
+    assert model.template.render(HELLO).startswith("<|im_start|>user\nhello<|im_end|>")
+    assert "tiny_llama brings no chat template; --chat-template sets one" in caplog.messages
 
 
 def test_a_broken_template_is_refused_at_once(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from pagemill.text.disguise import Disguise
 from pagemill.text.messages import ROLES, Habits, Message, strings, to_mapping
 from pagemill.text.sandbox import TemplateEnvironment
 from pagemill.text.tokenizer import Tokenizer
-from pagemill.text.trials import find_habits, find_part_roles
+from pagemill.text.trials import find_frame, find_habits, find_part_roles
 
 MAX_SOURCE_CHARS = 1 << 18
 MAX_DATE_FORMAT = 64
@@ -170,11 +170,16 @@ class ChatTemplate:
         """The roles whose content this template takes as a list of parts."""
         return find_part_roles(self._try, self.habits)
 
+    @cached_property
+    def frame(self) -> str:
+        """What this template makes of turns that are not an assistant's."""
+        return find_frame(self._try)
+
     def _try(
         self, turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
     ) -> str:
         try:
-            return self._run(turns, tools, {"add_generation_prompt": True}, _TRIAL_LIMITS)
+            return self._run(turns, tools, {"add_generation_prompt": False}, _TRIAL_LIMITS)
         except (BadModelFile, InvalidRequest):
             return ""
 
@@ -211,7 +216,7 @@ def chat_prompt(
     template = template or fallback_template(tokenizer)
     turns = template.turns(messages)
     texts = strings([template.source, template.tool_use, turns, tools, dict(extra)])
-    disguise = Disguise(tokenizer, list(texts))
+    disguise = Disguise(tokenizer, list(texts), template.frame)
     turns = [disguise.put_on_turn(turn) for turn in turns]
     text = template.render_turns(
         turns,

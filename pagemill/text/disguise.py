@@ -4,10 +4,11 @@ Owns the rule that what users type is text: a special token spelled out in a mes
 one. The model's own earlier words are not typed: in an assistant's turn, tokens that show in
 answers (a `</think>`, say) stay what they are, so that templates find the reasoning that they leave
 out, and a conversation sent back has the ids that it had. Tokens that never show are hidden there
-too.
+too, and those that frame the turns of others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from pagemill.errors import InvalidRequest
@@ -25,9 +26,12 @@ class Disguise:
     next to it. Text without either, nearly all text, is left as it is.
     """
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
-        """`texts` are all that goes into the rendering: no mask is a character of theirs."""
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], frame: str) -> None:
+        """`texts` are all that goes into the rendering: no mask is a character of theirs. `frame`
+        is what the template makes of turns that are not an assistant's.
+        """
         self._tokenizer = tokenizer
+        self._frame = frame
         self._texts = texts
         self._free: Iterator[str] | None = None
         self._masks: dict[str, str] = {}
@@ -39,11 +43,16 @@ class Disguise:
         return {
             key: value
             if key == "role"
-            else self.put_on(value, self._tokenizer.control_ids)
+            else self.put_on(value, self._never_own)
             if key in own and isinstance(value, str)
             else self.put_on_all(value)
             for key, value in turn.items()
         }
+
+    @cached_property
+    def _never_own(self) -> frozenset[int]:
+        framing = {i for _, i in self._tokenizer.split_special(self._frame) if i is not None}
+        return self._tokenizer.control_ids | framing
 
     def put_on_all(self, value: Any) -> Any:
         """The same for every string in a JSON value."""

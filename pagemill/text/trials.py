@@ -10,7 +10,8 @@ from typing import Any
 
 from pagemill.text.messages import ContentPart, Habits, Message, ToolCall, to_mapping
 
-# Renders messages and tools; nothing comes of what the template cannot do.
+# Renders messages and tools, without the beginning of an answer; nothing comes of what the template
+# cannot do.
 Render = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None], str]
 
 _NAME, _KEY, _VALUE = "look_up", "needle_key", "needle value"
@@ -66,3 +67,9 @@ def find_part_roles(render: Render, habits: Habits) -> frozenset[str]:
         if shown and "'text'" not in text and '"text"' not in text:  # not as the list written out
             found.append(role)
     return frozenset(found)
+
+
+def find_frame(render: Render) -> str:
+    """What the template puts around the words of a system and of a user, or of a user alone."""
+    turns = [{"role": role, "content": "Go."} for role in ("system", "user")]
+    return render(turns, None) or render(turns[1:], None)
