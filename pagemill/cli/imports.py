@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,11 @@ def scan(settings: Settings, wanted: Sequence[str], *, every: bool, copy: bool) 
 
     store = open_store(settings)
     found = _candidates(store)
-    here = {Path(manifest.place) / manifest.entry for manifest in store.manifests()}
+    here = {
+        Path(manifest.place) / manifest.entry: str(manifest.name)
+        for manifest in store.manifests()
+        if manifest.place
+    }
     if not every and not wanted:
         return _table(found, here) if found else NOTHING
     keys = {Name.parse(name, allow_files=False).key: name for name in wanted}
@@ -71,18 +75,18 @@ def _candidates(store: Store) -> list[Candidate]:
     return look_around(caches(os.environ, Path.home()), taken)
 
 
-def _table(found: Sequence[Candidate], here: set[Path]) -> str:
+def _table(found: Sequence[Candidate], here: Mapping[Path, str]) -> str:
     rows = [
         (
             str(candidate.name),
             text.size(candidate.model.size),
             candidate.model.kind,
             f"{candidate.cache.program}, {_short(candidate.cache.root)}",
-            "yes" if candidate.model.path in here else "",
+            here.get(candidate.model.path, ""),
         )
         for candidate in found
     ]
-    return text.table(("NAME", "SIZE", "FORMAT", "WHERE", "ADDED"), rows)
+    return text.table(("NAME", "SIZE", "FORMAT", "WHERE", "ADDED AS"), rows)
 
 
 def _add(

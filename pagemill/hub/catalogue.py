@@ -159,7 +159,7 @@ def _source(fields: Mapping[str, Any]) -> PackageSource | HubSource:
         part = fields.get("inflate")
         return PackageSource(
             tuple(_wheel(item) for item in fields["wheels"]),
-            Inflate(_size(part["offset"]), _size(part["size"])) if part else None,
+            Inflate(_size(part["offset"]), _size(part["size"])) if part is not None else None,
             checked_path(fields["folder"]) if "folder" in fields else "",
         )
     if kind == "huggingface":

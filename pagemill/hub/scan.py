@@ -24,6 +24,7 @@ from pagemill.hub.parts import is_module
 MAX_FOLDERS = 5_000  # visited in one cache
 MAX_ENTRIES = 10_000  # of one folder
 MAX_JSON_BYTES = 1 << 20
+OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
 OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
 
 
@@ -53,7 +54,7 @@ def caches(env: Mapping[str, str], home: Path) -> list[Cache]:
         Cache("Hugging Face", Path(env.get("HF_HUB_CACHE") or hugging / "hub")),
         *(Cache("Ollama", Path(env["OLLAMA_MODELS"])) for _ in [0] if env.get("OLLAMA_MODELS")),
         Cache("Ollama", home / ".ollama/models"),
-        Cache("Ollama", Path("/usr/share/ollama/.ollama/models")),
+        Cache("Ollama", OLLAMA_SERVICE),
         Cache("LM Studio", home / ".lmstudio/models"),
         Cache("LM Studio", home / ".cache/lm-studio/models"),
         Cache("llama.cpp", Path(env.get("LLAMA_CACHE") or shared / "llama.cpp")),

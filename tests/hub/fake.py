@@ -8,7 +8,7 @@ import random
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -113,13 +113,18 @@ def model_bytes(size: int = 200_000) -> bytes:
     return random.Random(7).randbytes(size)
 
 
-def make_wheel(data: bytes) -> bytes:
-    """A wheel with one member. The same bytes each time, unlike with the time of day in it."""
+def make_archive(members: Mapping[str, bytes]) -> bytes:
+    """A wheel. The same bytes each time, unlike with the time of day in it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (("../evil.txt", b"never written"), ("pkg/a.bin", data)):
+        for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
+
+
+def make_wheel(data: bytes) -> bytes:
+    """A wheel with one member that is wanted."""
+    return make_archive({"../evil.txt": b"never written", "pkg/a.bin": data})
 
 
 def add_model(fake: Fake, data: bytes, *, parts: int = 1, as_json: bool = True) -> Catalogue:

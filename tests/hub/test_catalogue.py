@@ -23,6 +23,35 @@ def test_smollm2_is_in_the_shipped_catalogue() -> None:
     assert any(isinstance(source, PackageSource) for source in entry.sources)
 
 
+def test_the_shipped_entries_add_up() -> None:
+    entries = Catalogue.load().entries
+    assert {str(entry.name): entry.is_folder for entry in entries} == {
+        "smollm2:135m": False,
+        "qwen2.5-coder:0.5b": False,
+        "qwen2.5-coder:1.5b": False,
+        "gemma3:270m-base": False,
+        "all-minilm:l6-v2": True,
+        "nomic-embed-text:v1.5": False,
+    }
+    for entry in entries:
+        assert entry.license and entry.description
+        assert isinstance(entry.sources[0], PackageSource)
+        for source in entry.sources:
+            if isinstance(source, PackageSource):
+                unpacked = sum(wheel.unpacked for wheel in source.wheels)
+                if source.inflate is not None:
+                    assert source.inflate.offset + source.inflate.size <= unpacked
+                elif source.folder:
+                    assert unpacked == 0 and len(source.wheels) == 1
+                else:
+                    assert unpacked == entry.size
+    minilm = Catalogue.load().find(Name.parse("all-minilm"))
+    assert minilm is not None
+    assert {"config.json", "model.safetensors", "1_Pooling/config.json"} <= {
+        file.path for file in minilm.files
+    }
+
+
 def model(**changes: Any) -> dict[str, Any]:
     return {
         "name": "tiny:1b",
@@ -61,6 +90,11 @@ def test_a_good_catalogue(tmp_path: Path) -> None:
         ({"aliases": ["tiny:1b"]}, "given twice"),
         ({"aliases": None}, "catalogue"),
         ({"sources": [{"kind": "ftp"}]}, "'ftp'"),
+        ({"files": []}, "no files"),
+        ({"files": [{"path": "../x", "sha256": "0" * 64, "size": 1}]}, "leads out"),
+        ({"files": [{"path": "x", "sha256": "0" * 64, "size": 1}]}, "must name a file"),
+        ({"sources": [{"kind": "huggingface", "repo": "a/b", "revision": "m"}]}, "must name a"),
+        ({"sources": [{"kind": "package_index", "wheels": [], "inflate": {}}]}, "catalogue"),
         ({"sources": [{"kind": "package_index"}]}, "'wheels' is missing"),
         ({"sources": [{"kind": "huggingface", "repo": "x", "revision": "m"}]}, "org/repo"),
     ],
