@@ -71,6 +71,7 @@ class ModelEntry:
     created: int
     max_model_len: int | None  # None until it is loaded
     loaded: bool
+    pooling: str | None = None  # as its card has it; None until it is loaded
 
 
 def build_engine(plan: EnginePlan) -> Engine:
@@ -206,8 +207,12 @@ class Runtime:
         for name, stored in self._served().items():
             hosted = self._by_name.get(name)
             model = hosted.model if hosted else None
-            max_model_len = model.plan.max_model_len if model else None
-            entries.append(ModelEntry(name, int(stored.modified), max_model_len, model is not None))
+            created = int(stored.modified)
+            if model is None:
+                entries.append(ModelEntry(name, created, None, False))
+            else:
+                limit, pooling = model.plan.max_model_len, model.card.pooling
+                entries.append(ModelEntry(name, created, limit, True, pooling))
         return entries
 
     def loaded(self) -> list[LoadedModel]:

@@ -43,7 +43,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 ARRAY_LIBRARIES = {"numpy", "torch", "triton", "jax", "ml_dtypes"}
 TORCH_HOMES = ("ops.cuda", "ops.graphs", "ops.triton", "parallel")
-DIALECTS = ("server.openai", "server.ollama", "server.anthropic")
+DIALECTS = (
+    *("server.openai", "server.ollama", "server.anthropic"),
+    *("server.embeddings", "server.rerank", "server.classify"),
+)
 
 
 def module_of(path: Path) -> str:

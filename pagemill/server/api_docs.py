@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pagemill.server.inputs import MAX_INPUTS
 from pagemill.server.orders import MAX_N, MAX_STOP
 from pagemill.text.messages import ROLES
 from pagemill.types import KNOB_RANGES, WHOLE_KNOBS
@@ -78,6 +79,50 @@ _PROMPT_ENDING: Schema = {
     "chat_template_kwargs": {"type": "object"},
 }
 _SPECIAL: Schema = {"add_special_tokens": _BOOL, "parse_special": _BOOL}
+_INPUTS: Schema = {
+    "oneOf": [
+        _STRING,
+        {"type": "array", "items": _STRING, "maxItems": MAX_INPUTS},
+        _IDS,
+        {"type": "array", "items": _IDS, "maxItems": MAX_INPUTS},
+    ]
+}
+_TEXTS: Schema = {"oneOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": MAX_INPUTS}]}
+_ENCODING: Schema = {"encoding_format": {"enum": ["float", "base64"]}}
+_POOLED: Schema = {
+    "model": _STRING,
+    "truncate_prompt_tokens": {
+        "type": "integer",
+        "minimum": -1,
+        "description": "Cut longer texts to so many tokens; -1: to what the model takes.",
+    },
+    "priority": {**_INT, "description": "Lower runs first."},
+}
+_ACTIVATION: Schema = {"use_activation": {**_BOOL, "description": "False: scores as they are."}}
+_RERANK: tuple[str, list[str], Schema] = (
+    "Order documents by how well they answer a query.",
+    ["query", "documents"],
+    {
+        "query": _STRING,
+        "documents": {
+            "type": "array",
+            "maxItems": MAX_INPUTS,
+            "items": {
+                "oneOf": [_STRING, {"type": "object", "properties": {"text": _STRING}}],
+            },
+        },
+        "top_n": {"type": "integer", "minimum": 1},
+        "return_documents": _BOOL,
+        "max_tokens_per_doc": {"type": "integer", "minimum": 1},
+        **_POOLED,
+        **_ACTIVATION,
+    },
+)
+_SCORE: tuple[str, list[str], Schema] = (
+    "Score pairs of texts: one with many, or as many with as many.",
+    ["text_1", "text_2"],
+    {"text_1": _TEXTS, "text_2": _TEXTS, **_POOLED, **_ACTIVATION},
+)
 
 _BODIES: Mapping[str, tuple[str, list[str], Schema]] = {
     "/v1/chat/completions": (
@@ -107,6 +152,40 @@ _BODIES: Mapping[str, tuple[str, list[str], Schema]] = {
             "echo": _BOOL,
             "logprobs": {"type": "integer", "minimum": 0, "maximum": 5},
             **_SPECIAL,
+        },
+    ),
+    "/v1/embeddings": (
+        "A vector of length 1 for each text.",
+        ["input"],
+        {
+            "input": _INPUTS,
+            "dimensions": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "Cut vectors to so many numbers, of length 1 again.",
+            },
+            **_ENCODING,
+            "add_special_tokens": _BOOL,
+            **_POOLED,
+        },
+    ),
+    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), _RERANK),
+    **dict.fromkeys(("/score", "/v1/score"), _SCORE),
+    "/classify": (
+        "The probability of each of a classifier's classes.",
+        ["input"],
+        {"input": _INPUTS, "add_special_tokens": _BOOL, **_POOLED, **_ACTIVATION},
+    ),
+    "/pooling": (
+        "What the network gives for each text: an embedding, or probabilities.",
+        ["input"],
+        {
+            "input": _INPUTS,
+            "task": {"enum": ["embed", "classify", "score"]},
+            **_ENCODING,
+            "add_special_tokens": _BOOL,
+            **_POOLED,
+            **_ACTIVATION,
         },
     ),
     "/tokenize": (

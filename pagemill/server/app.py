@@ -22,12 +22,15 @@ from pagemill.server import api_docs
 from pagemill.server.access import Access
 from pagemill.server.admin import Admin
 from pagemill.server.auth import Auth, KeyRing
+from pagemill.server.classify import ClassifyRoutes
+from pagemill.server.embeddings import EmbeddingRoutes
 from pagemill.server.errors import error_response, from_starlette
 from pagemill.server.limits import Limits
 from pagemill.server.openai_routes import OpenAIRoutes
 from pagemill.server.origin import OriginGuard
 from pagemill.server.ports import ModelRuntime
 from pagemill.server.probes import Probes
+from pagemill.server.rerank import RerankRoutes
 from pagemill.server.state import ServerState
 
 log = logging.getLogger("pagemill.server")
@@ -77,9 +80,15 @@ def create_app(runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] =
 
 def _add_routes(app: FastAPI, state: ServerState) -> None:
     openai, probes, admin = OpenAIRoutes(state), Probes(state), Admin(state)
+    ranks, classes = RerankRoutes(state), ClassifyRoutes(state)
     posts: dict[str, Endpoint] = {
         "/v1/chat/completions": openai.chat,
         "/v1/completions": openai.completions,
+        "/v1/embeddings": EmbeddingRoutes(state).embeddings,
+        **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), ranks.rerank),
+        **dict.fromkeys(("/score", "/v1/score"), ranks.score),
+        "/classify": classes.classify,
+        "/pooling": classes.pooling,
         "/tokenize": openai.tokenize,
         "/detokenize": openai.detokenize,
         "/pagemill/unload": admin.unload,

@@ -20,6 +20,7 @@ from pagemill.types import Delta, Request, TokenLogprobs
 
 if TYPE_CHECKING:  # metrics bring a library that `pagemill run` has no use for
     from pagemill.server.metrics import ModelMetrics
+    from pagemill.server.state import LiveCall
 
 log = logging.getLogger("pagemill.server")
 
@@ -133,7 +134,7 @@ class Generation:
         model: ServedModel,
         order: Order,
         requests: Sequence[Request],
-        live: "set[Generation]",
+        live: "set[LiveCall]",
         metrics: "ModelMetrics",
         started: float,
     ) -> None:

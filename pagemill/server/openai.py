@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pagemill.errors import InvalidRequest
-from pagemill.server.fields import Fields, read_token_ids, show
+from pagemill.server.fields import Fields, show
+from pagemill.server.inputs import MAX_IDS, MAX_TEXT, Input, read_inputs
 from pagemill.server.orders import MAX_CHOICES, MAX_NAME, Conversation, Order, read_order
 from pagemill.text.messages import ROLES, Message
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 256
-MAX_TEXT = 2**25
-MAX_IDS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class CompletionOrder:
     """A checked body of /v1/completions; each prompt is text or token ids."""
 
     order: Order
-    prompts: tuple[str | tuple[int, ...], ...]
+    prompts: tuple[Input, ...]
     echo: bool = False
     add_special: bool = True
     parse_special: bool = False
@@ -194,33 +193,11 @@ def from_completion(body: Fields) -> CompletionOrder:
         )
     return CompletionOrder(
         order=read_order(body, logprobs=logprobs, default_max_tokens=16),
-        prompts=_prompts(body),
+        prompts=read_inputs(body, "prompt", MAX_CHOICES),
         echo=echo,
         add_special=body.boolean("add_special_tokens", True),
         parse_special=body.boolean("parse_special", False),
     )
-
-
-def _prompts(body: Fields) -> tuple[str | tuple[int, ...], ...]:
-    raw = body.get("prompt")
-    if isinstance(raw, str):
-        return (raw,)
-    if not isinstance(raw, list) or not raw:
-        rule = "must be a string, a list of strings, a list of token ids or a list of such lists"
-        raise body.wrong("prompt", rule)
-    if not isinstance(raw[0], (str, list)):
-        body.check_count("prompt", len(raw), MAX_IDS)
-        return (read_token_ids(raw, "prompt"),)
-    body.check_count("prompt", len(raw), MAX_CHOICES)
-    return tuple(_one_prompt(item, raw[0], f"prompt[{i}]") for i, item in enumerate(raw))
-
-
-def _one_prompt(item: Any, first: Any, path: str) -> str | tuple[int, ...]:
-    if type(item) is not type(first):
-        raise InvalidRequest(
-            f"{path} must be of the same kind as prompt[0], not {show(item)}.", param="prompt"
-        )
-    return item if isinstance(item, str) else read_token_ids(item, path)
 
 
 def from_tokenize(body: Fields) -> TokenizeOrder:

@@ -331,4 +331,12 @@ def to_model(entry: ListedModel) -> dict[str, Any]:
         "root": entry.name,
         "parent": None,
         "max_model_len": entry.max_model_len,
+        "capabilities": _capabilities(entry.pooling),
     }
+
+
+def _capabilities(pooling: str | None) -> list[str] | None:
+    """What a model does, as Ollama calls it; None: it is not loaded."""
+    if pooling is None:
+        return None
+    return ["rerank"] if pooling == "rank" else ["embedding"] if pooling else ["completion"]

@@ -169,6 +169,17 @@ def salt_of(identity: str, cache_salt: str) -> str:
     return hashlib.sha256(f"{identity}\n{cache_salt}".encode()).hexdigest()[:32]
 
 
+def check_writes(model: ServedModel) -> None:
+    """Refuse a model that gives vectors."""
+    if model.card.pooling:
+        gives, where = "embeddings", "/v1/embeddings"
+        if model.card.pooling == "rank":
+            gives, where = "scores", "/rerank, /score or /classify"
+        raise InvalidRequest(
+            f"{model.name} gives {gives} and writes no text; ask it at {where}.", param="model"
+        )
+
+
 def check_token_ids(ids: Sequence[int], model: ServedModel, param: str) -> None:
     """Refuse ids outside the model's vocabulary."""
     size = model.tokenizer.vocab_size
@@ -228,6 +239,7 @@ def to_requests(
     param: str,
 ) -> list[Request]:
     """One engine request per choice, prompt by prompt; choice i of a prompt has seed + i."""
+    check_writes(model)
     if order.n * len(prompts) > MAX_CHOICES:
         raise InvalidRequest(
             f"n ({order.n}) times {len(prompts)} prompts is more than {MAX_CHOICES} answers.",

@@ -37,7 +37,8 @@ class ServedModel(Protocol):
 
 
 class ListedModel(Protocol):
-    """One line of the model list. `max_model_len` is known once the model is loaded."""
+    """One line of the model list. `max_model_len`, and `pooling` of its card, are known once the
+    model is loaded."""
 
     @property
     def name(self) -> str: ...
@@ -47,6 +48,8 @@ class ListedModel(Protocol):
     def max_model_len(self) -> int | None: ...
     @property
     def loaded(self) -> bool: ...
+    @property
+    def pooling(self) -> str | None: ...
 
 
 class ModelRuntime(Protocol):

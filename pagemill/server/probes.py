@@ -104,11 +104,14 @@ class Probes:
 
 
 async def make_a_token(model: ServedModel) -> None:
-    """Run the shortest possible request. Raises what the engine says when it cannot."""
+    """Run the shortest possible request: a token, or a vector. Raises what the engine says when it
+    cannot."""
+    pools = bool(model.card.pooling)
     request = Request(
         id=f"ready-{secrets.token_hex(8)}",
         prompt=(0,),
-        max_tokens=1,
+        max_tokens=0 if pools else 1,
+        pooled=pools,
         sampling=SamplingParams(temperature=0.0),
         cache_salt="ready",
         priority=_FIRST,

@@ -2,21 +2,26 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from pagemill.server.orders import Conversation, check_token_ids
+from pagemill.server.orders import Conversation, check_token_ids, check_writes
 from pagemill.server.ports import ServedModel
 from pagemill.text.chat import chat_prompt
 
 INLINE_CHARS = 8192  # below this a thread costs more than it saves
 
+Item = TypeVar("Item")
 
-async def _off_loop(work: Callable[[], list[int]], chars: int) -> list[int]:
+
+async def off_loop(work: Callable[[], list[Item]], chars: int) -> list[Item]:
+    """Tokenize `chars` characters: here, or on a thread if that takes long."""
     return work() if chars <= INLINE_CHARS else await asyncio.to_thread(work)
 
 
 async def chat_ids(model: ServedModel, conversation: Conversation) -> list[int]:
     """A conversation as the model's template lays it out."""
-    return await _off_loop(
+    check_writes(model)
+    return await off_loop(
         lambda: chat_prompt(
             model.tokenizer,
             model.template,
@@ -37,7 +42,7 @@ async def text_ids(
     Control tokens spelled out in the text are plain text unless `parse_special`.
     """
     tokenizer = model.tokenizer
-    ids = await _off_loop(lambda: tokenizer.encode(text, special=parse_special), len(text))
+    ids = await off_loop(lambda: tokenizer.encode(text, special=parse_special), len(text))
     return tokenizer.frame(ids) if add_special else ids
 
 

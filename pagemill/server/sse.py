@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -25,6 +25,9 @@ _HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+Result = TypeVar("Result")
 
 
 class ClientGone(Exception):
@@ -55,7 +58,7 @@ async def disconnected(receive: Receive) -> None:
         pass
 
 
-async def unless_disconnected(receive: Receive, work: Awaitable[None]) -> None:
+async def unless_disconnected(receive: Receive, work: Awaitable[Result]) -> Result:
     """Wait for `work`; a client that goes away cancels it. Raises ClientGone then."""
     worker = asyncio.ensure_future(work)
     listener = asyncio.ensure_future(disconnected(receive))
@@ -63,12 +66,12 @@ async def unless_disconnected(receive: Receive, work: Awaitable[None]) -> None:
         await asyncio.wait({worker, listener}, return_when=asyncio.FIRST_COMPLETED)
         if not worker.done():
             raise ClientGone
-        worker.result()
+        return worker.result()
     finally:
         await _end(listener, worker)
 
 
-async def _end(*tasks: "asyncio.Future[None]") -> None:
+async def _end(*tasks: "asyncio.Future[Any]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from pagemill.errors import Unavailable
+from pagemill.errors import PagemillError, Unavailable
 from pagemill.server.metrics import Metrics
 from pagemill.server.ports import ModelRuntime, ServedModel
 
 if TYPE_CHECKING:
     from pagemill.config import HttpConfig
-    from pagemill.server.generation import Generation
+
+
+class LiveCall(Protocol):
+    """A call whose requests are with an engine."""
+
+    def fail(self, error: PagemillError) -> None: ...
 
 
 class ServerState:
@@ -24,12 +29,12 @@ class ServerState:
         self.draining = False
         self.preloading: set[str] = set()
         self.preload_error = ""
-        self.live: set[Generation] = set()
+        self.live: set[LiveCall] = set()
 
     def end_all(self) -> None:
         """End every answer now, each with an error that says why."""
-        for generation in list(self.live):
-            generation.fail(Unavailable("The server is shutting down."))
+        for call in list(self.live):
+            call.fail(Unavailable("The server is shutting down."))
 
     async def model(self, name: str) -> ServedModel:
         """The model a request names; without a name, the only one there is."""

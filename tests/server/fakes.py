@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -50,6 +51,15 @@ class ByteTokenizer:
         for piece in re.split("(<eos>|<bos>)", text):
             if piece:
                 yield piece, self.special_tokens.get(piece)
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        return [BOS, *ids, EOS]
+
+    def frame_pair(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
+        return [BOS, *first, EOS, *second, EOS]
+
+    def token_type_ids(self, ids: Sequence[int]) -> list[int]:
+        return [int(EOS in ids[:n]) for n in range(len(ids))]
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         shown = [i for i in ids if not (skip_special and self.is_special(i))]
@@ -164,6 +174,36 @@ class FakeEngine:
         self.live.clear()
 
 
+@dataclass
+class VectorEngine(FakeEngine):
+    """Gives a vector for every text: how often each of eight letters is in it, of length 1; or,
+    with `num_scores`, scores: a pair's is the share of the first text's letters in the second."""
+
+    num_scores: int = 0
+    fails_on: bytes = b""  # texts with these letters end with an error
+
+    def _script(self, request: Request) -> list[Delta]:
+        ids = request.prompt
+        if self.fails_on and self.fails_on in bytes(i for i in ids if i < 256):
+            return [Delta(request.id, finish="error", error="The step failed.")]
+        values = self._scores(request) if self.num_scores else self._letters(ids)
+        return [Delta(request.id, finish="stop", vector=struct.pack(f"<{len(values)}f", *values))]
+
+    def _letters(self, ids: Sequence[int]) -> list[float]:
+        counts = [1.0 + sum(i % 8 == n for i in ids) for n in range(8)]
+        length = sum(count * count for count in counts) ** 0.5
+        return [count / length for count in counts]
+
+    def _scores(self, request: Request) -> list[float]:
+        types = request.token_types or (0,) * len(request.prompt)
+        texts = [
+            {i for i, kind in zip(request.prompt, types, strict=True) if kind == n and i < 256}
+            for n in (0, 1)
+        ]
+        shared = 4.0 * len(texts[0] & texts[1]) / max(1, len(texts[0])) - 2
+        return [shared + n for n in range(self.num_scores)]
+
+
 CARD = replace(TINY_CARD, vocab_size=VOCAB, weights_bytes=4)
 PLAN = replace(
     engine_plan(
@@ -194,12 +234,25 @@ class FakeModel:
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 
+def embedder(engine: VectorEngine | None = None) -> FakeModel:
+    """A model that gives embeddings of eight numbers."""
+    card = replace(CARD, pooling="mean", hidden_size=8, kv_elements=0)
+    return FakeModel(engine or VectorEngine(), card=card)
+
+
+def ranker(*labels: str) -> FakeModel:
+    """A reranker, or a classifier with these labels."""
+    card = replace(CARD, pooling="rank", labels=labels, kv_elements=0)
+    return FakeModel(VectorEngine(num_scores=max(1, len(labels))), card=card)
+
+
 @dataclass(frozen=True)
 class Entry:
     name: str
     created: int
     max_model_len: int | None
     loaded: bool
+    pooling: str | None
 
 
 class FakeRuntime:
@@ -216,7 +269,10 @@ class FakeRuntime:
         return self.models[name]
 
     def names(self) -> list[Entry]:
-        return [Entry(m.name, m.created, m.plan.max_model_len, True) for m in self.models.values()]
+        return [
+            Entry(m.name, m.created, m.plan.max_model_len, True, m.card.pooling)
+            for m in self.models.values()
+        ]
 
     def loaded(self) -> list[FakeModel]:
         return list(self.models.values())
