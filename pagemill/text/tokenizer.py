@@ -81,7 +81,7 @@ class Tokenizer:
 
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Ids of two texts that the model reads together, as a question and an answer."""
-        return self._vocabulary.frame.around_both(self.encode(first), self.encode(second))
+        return self.frame_pair(self.encode(first), self.encode(second))
 
     def token_type_ids(self, ids: Sequence[int]) -> list[int]:
         """Which text each id of a prompt or of a pair counts for."""
@@ -90,6 +90,10 @@ class Tokenizer:
     def frame(self, ids: Sequence[int]) -> list[int]:
         """Ids of a text with what the model's own tokenizer puts around it."""
         return self._vocabulary.frame.around(ids)
+
+    def frame_pair(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
+        """Ids of two texts with what the model's own tokenizer puts around and between them."""
+        return self._vocabulary.frame.around_both(first, second)
 
     def split_special(self, text: str) -> Iterator[tuple[str, int | None]]:
         """The text in order, cut into special tokens (with their id) and the rest (None)."""

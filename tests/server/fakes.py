@@ -52,15 +52,6 @@ class ByteTokenizer:
             if piece:
                 yield piece, self.special_tokens.get(piece)
 
-    def frame(self, ids: Sequence[int]) -> list[int]:
-        return [BOS, *ids, EOS]
-
-    def frame_pair(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
-        return [BOS, *first, EOS, *second, EOS]
-
-    def token_type_ids(self, ids: Sequence[int]) -> list[int]:
-        return [int(EOS in ids[:n]) for n in range(len(ids))]
-
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         shown = [i for i in ids if not (skip_special and self.is_special(i))]
         return b"".join(map(self.token_bytes, shown)).decode("utf-8", "replace")
@@ -72,6 +63,19 @@ class ByteTokenizer:
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self.special_ids
+
+
+class FramingTokenizer(ByteTokenizer):
+    """Puts tokens around texts, and between two."""
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        return [BOS, *ids, EOS]
+
+    def frame_pair(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
+        return [BOS, *first, EOS, *second, EOS]
+
+    def token_type_ids(self, ids: Sequence[int]) -> list[int]:
+        return [int(EOS in ids[:n]) for n in range(len(ids))]
 
 
 @dataclass
@@ -237,13 +241,14 @@ class FakeModel:
 def embedder(engine: VectorEngine | None = None) -> FakeModel:
     """A model that gives embeddings of eight numbers."""
     card = replace(CARD, pooling="mean", hidden_size=8, kv_elements=0)
-    return FakeModel(engine or VectorEngine(), card=card)
+    return FakeModel(engine or VectorEngine(), card=card, tokenizer=FramingTokenizer())
 
 
 def ranker(*labels: str) -> FakeModel:
     """A reranker, or a classifier with these labels."""
     card = replace(CARD, pooling="rank", labels=labels, kv_elements=0)
-    return FakeModel(VectorEngine(num_scores=max(1, len(labels))), card=card)
+    engine = VectorEngine(num_scores=max(1, len(labels)))
+    return FakeModel(engine, card=card, tokenizer=FramingTokenizer())
 
 
 @dataclass(frozen=True)
