@@ -205,7 +205,13 @@ class HubConfig:
     hf_endpoint: str = _setting(
         "https://huggingface.co", _url, "address of the model hub", also=("HF_ENDPOINT",)
     )
-    hf_token: str = _setting("", _text, "token for the model hub", secret=True, also=("HF_TOKEN",))
+    hf_token: str = _setting(
+        "",
+        _text,
+        "token for the model hub",
+        secret=True,
+        also=("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    )
     offline: bool = _setting(
         False, _switch, "never use the network to fetch models", also=("HF_HUB_OFFLINE",)
     )

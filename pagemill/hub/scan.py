@@ -50,8 +50,9 @@ def caches(env: Mapping[str, str], home: Path) -> list[Cache]:
     """Where the programs keep their models, as their variables say; those that exist, each once."""
     shared = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
     hugging = Path(env.get("HF_HOME") or shared / "huggingface")
+    named = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE")
     places = [
-        Cache("Hugging Face", Path(env.get("HF_HUB_CACHE") or hugging / "hub")),
+        Cache("Hugging Face", Path(named or hugging / "hub")),
         *(Cache("Ollama", Path(env["OLLAMA_MODELS"])) for _ in [0] if env.get("OLLAMA_MODELS")),
         Cache("Ollama", home / ".ollama/models"),
         Cache("Ollama", OLLAMA_SERVICE),

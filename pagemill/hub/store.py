@@ -26,7 +26,7 @@ from pagemill.hub.disk import has, link_over, locked, regular, sync_folder
 from pagemill.hub.manifests import MAX_MANIFEST_BYTES, Manifest, Stamp, StoredFile, read_manifest
 from pagemill.hub.names import Name
 
-STALE_PARTIAL_S = 14 * 24 * 3600.0
+STALE_S = 14 * 24 * 3600.0
 
 # What reading a manifest, or looking for its files, fails with.
 _UNUSABLE = (OSError, ValueError, InvalidRequest)
@@ -151,15 +151,19 @@ class Store:
             path.unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """Make the folders, and sweep partial files that nobody has touched for two weeks."""
+        """Make the folders, and sweep what pulls left that nobody went on with for two weeks."""
         for folder in ("blobs", "folders", "manifests", "partial", "locks"):
             (self.home / folder).mkdir(parents=True, exist_ok=True)
-        for path in (self.home / "partial").iterdir():
-            try:
-                if time.time() - path.stat().st_mtime > STALE_PARTIAL_S:
-                    path.unlink()
-            except FileNotFoundError:  # another process took it
-                continue
+        for path in _old(self.home / "partial"):
+            path.unlink(missing_ok=True)
+        with self._changing_list():
+            listed = [*self.manifests()]
+            if len(listed) < len(self._manifest_paths()):
+                return  # of a manifest that is not understood nobody knows what it needs
+            needed = {f"sha256-{file.sha256}" for manifest in listed for file in manifest.files}
+            for path in _old(self.home / "blobs"):
+                if path.name not in needed:
+                    path.unlink(missing_ok=True)
 
     def publish(self, digest: str, complete: Path) -> Path:
         """Move a complete, checked file to its place among the blobs. The caller holds the lock."""
@@ -349,6 +353,14 @@ class Store:
             except _UNUSABLE:
                 continue
         return sorted(models, key=lambda model: str(model.name))
+
+
+def _old(folder: Path) -> Iterator[Path]:
+    """The files of a folder that nobody has written to for long."""
+    for path in folder.iterdir():
+        details = regular(path)  # another process may have taken it
+        if details is not None and time.time() - details.st_mtime > STALE_S:
+            yield path
 
 
 def _check_stamp(path: Path, stamp: Stamp, name: str) -> None:

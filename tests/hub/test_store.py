@@ -14,7 +14,7 @@ import pytest
 from pagemill.errors import InvalidRequest, PagemillError, UnknownModel
 from pagemill.hub.checks import file_sha256
 from pagemill.hub.names import Name
-from pagemill.hub.store import STALE_PARTIAL_S, Store, StoredModel
+from pagemill.hub.store import STALE_S, Store, StoredModel
 
 BYTES = b"weights" * 1000
 DIGEST = hashlib.sha256(BYTES).hexdigest()
@@ -246,11 +246,27 @@ def test_old_partial_files_are_swept(store: Store) -> None:
     old, young = store.partial_path("0" * 64), store.partial_path("1" * 64)
     old.write_bytes(b"x")
     young.write_bytes(b"x")
-    long_ago = time.time() - STALE_PARTIAL_S - 60
+    long_ago = time.time() - STALE_S - 60
     os.utime(old, (long_ago, long_ago))
     store.prepare()
     assert not old.exists()
     assert young.exists()
+
+
+def test_blobs_that_no_model_needs_are_swept_when_they_are_old(store: Store) -> None:
+    kept = put(store, "a").path
+    orphan, young = (store.blob_path(digit * 64) for digit in "01")
+    long_ago = time.time() - STALE_S - 60
+    for path in (kept, orphan, young):
+        path.write_bytes(path.read_bytes() if path.exists() else b"of a pull that was given up")
+        os.utime(path, None if path == young else (long_ago, long_ago))
+    strange = store.home / "manifests/newer.json"
+    strange.write_text('{"schema": 3}')
+    store.prepare()
+    assert orphan.exists()
+    strange.unlink()
+    store.prepare()
+    assert [path.exists() for path in (kept, orphan, young)] == [True, False, True]
 
 
 def test_file_sha256(tmp_path: Path) -> None:
