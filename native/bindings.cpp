@@ -90,7 +90,7 @@ void define_program(nb::module_& m) {
       .def(
           "__init__", [](Program* self, const Backend& b) { new (self) Program(b.kernels, b.pool); },
           nb::keep_alive<1, 2>())
-      .def("buffer", &Program::buffer, "width"_a, "sampled"_a)
+      .def("buffer", &Program::buffer, "width"_a, "sampled"_a, "repeat"_a)
       .def("embed", &Program::embed)
       .def("rms_norm", &Program::rms_norm)
       .def("layer_norm", &Program::layer_norm, "x"_a, "weight"_a, "shift"_a.none(), "eps"_a, "heads"_a,
@@ -113,9 +113,17 @@ void define_program(nb::module_& m) {
            "quantized"_a)
       .def("linear_gate", &Program::linear_gate, "x"_a, "weight"_a, "bias"_a.none(), "kind"_a, "between"_a,
            "out"_a, "quantized"_a)
+      .def("linear_heads", &Program::linear_heads)
+      .def("route", &Program::route, "logits"_a, "experts"_a, "routing"_a, "selection_bias"_a.none(),
+           "scores"_a)
+      .def("spread", &Program::spread)
+      .def("experts_linear", &Program::experts_linear)
+      .def("experts_gate", &Program::experts_gate)
+      .def("combine", &Program::combine)
       .def("store_kv", &Program::store_kv)
-      .def("attend", &Program::attend, "q"_a, "heads"_a, "kv"_a, "layer"_a, "scoring"_a, "sinks"_a.none(),
-           "out"_a, "quantized"_a)
+      .def("store_latent", &Program::store_latent)
+      .def("attend", &Program::attend, "q"_a, "heads"_a, "kv"_a, "layer"_a, "value_dim"_a, "scoring"_a,
+           "sinks"_a.none(), "out"_a, "quantized"_a)
       .def("attend_dense", &Program::attend_dense);
   const auto define = [&](const char* name, auto work) {
     program.def(name, with_step(work), "token_ids"_a, "positions"_a, "slots"_a, "row_starts"_a, "kv_lens"_a,

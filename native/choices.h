@@ -30,9 +30,20 @@ template <>
 struct type_caster<pagemill::Scoring> {
   NB_TYPE_CASTER(pagemill::Scoring, const_name("tuple[float, int, float]"))
   bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
-    std::tuple<float, int, float> numbers;
-    if (!try_cast(source, numbers)) return false;
-    value = {std::get<0>(numbers), std::get<1>(numbers), std::get<2>(numbers)};
+    std::tuple<float, int, float> given;
+    if (!try_cast(source, given)) return false;
+    value = std::make_from_tuple<pagemill::Scoring>(given);
+    return true;
+  }
+};
+
+template <>
+struct type_caster<pagemill::Routing> {
+  NB_TYPE_CASTER(pagemill::Routing, const_name("tuple[int, bool, bool, float, int, int, bool]"))
+  bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
+    std::tuple<int, bool, bool, float, int, int, bool> given;
+    if (!try_cast(source, given)) return false;
+    value = std::make_from_tuple<pagemill::Routing>(given);
     return true;
   }
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
 
 namespace pagemill {
 namespace {
@@ -19,14 +20,17 @@ constexpr int row_stride(int width) {
 
 const char* Program::name(Op op) {
   constexpr const char* kNames[] = {
-      "embed",   "rms_norm", "layer_norm",   "normalize",   "curve",  "gate",        "sigmoid_mul", "scale",
-      "softcap", "bias",     "add",          "copy",        "rope",   "quantize",    "store_kv",    "gather",
-      "pool",    "linear",   "linear_curve", "linear_gate", "attend", "attend_dense"};
+      "embed",        "rms_norm",    "layer_norm",     "normalize",      "curve",        "gate",
+      "sigmoid_mul",  "scale",       "softcap",        "bias",           "add",          "copy",
+      "rope",         "quantize",    "quantize_heads", "store_kv",       "store_latent", "gather",
+      "pool",         "spread",      "combine",        "route",          "group",        "linear",
+      "linear_curve", "linear_gate", "linear_heads",   "experts_linear", "experts_gate", "attend",
+      "attend_dense"};
   return kNames[(int)op];
 }
 
-int Program::buffer(int width, bool sampled) {
-  buffers_.push_back({width, row_stride(width), sampled, false});
+int Program::buffer(int width, bool sampled, int repeat) {
+  buffers_.push_back({width, row_stride(width), sampled, repeat});
   return (int)buffers_.size() - 1;
 }
 
@@ -120,14 +124,73 @@ void Program::linear_gate(View x, Weight weight, Floats bias, Curve kind, int be
   if (quantized) buffers_[out.buffer].quantized = true;
 }
 
+void Program::linear_heads(View x, int heads, Weight weight, int between, View out) {
+  if (between >= 0) {
+    auto& i = append(Op::quantize_heads, x, x, weight->k(), heads);
+    i.b = {between, 0};
+    buffers_[between].quantized = true, buffers_[between].floats = false;
+  }
+  auto& i = append(Op::linear_heads, x, out, weight->n() / heads, heads);
+  i.b = {between, 0}, i.matrix = std::move(weight);
+}
+
+int Program::route(View logits, int experts, Routing routing, Floats selection_bias, int scores) {
+  const int number = (int)routes_.size();
+  if (routing.top_k < 1 || routing.top_k > experts || routing.groups < 1 || experts % routing.groups ||
+      routing.top_groups < 1)
+    throw std::invalid_argument("a routing of " + std::to_string(experts) + " experts cannot choose " +
+                                std::to_string(routing.top_k) + " of " + std::to_string(routing.groups) +
+                                " groups");
+  if (selection_bias && (int)selection_bias->values.size() != experts)
+    throw std::invalid_argument("a selection bias is not as long as there are experts");
+  routes_.push_back({routing, experts, {}, {}, {}, {}, {}, {}});
+  auto& choose = append(Op::route, logits, {scores, 0}, experts);
+  choose.routes = number, choose.shift = std::move(selection_bias);
+  append(Op::group, logits, logits, experts).routes = number;
+  return number;
+}
+
+void Program::spread(View x, int width, int routes, View out, bool quantized) {
+  auto& i = append(Op::spread, x, out, width);
+  i.routes = routes, i.quantized = quantized;
+  if (quantized) buffers_[out.buffer].quantized = true, buffers_[out.buffer].floats = false;
+}
+
+void Program::experts_linear(View x, std::vector<Weight> weights, std::vector<Floats> biases, int routes,
+                             View out) {
+  auto& i = append(Op::experts_linear, x, out, weights[0]->n());
+  i.routes = routes, i.matrices = std::move(weights), i.biases = std::move(biases);
+}
+
+void Program::experts_gate(View x, std::vector<Weight> weights, std::vector<Floats> biases, Curve kind,
+                           int routes, int between, View out, bool quantized) {
+  auto& i = append(Op::experts_gate, x, out, weights[0]->n() / 2);
+  i.routes = routes, i.matrices = std::move(weights), i.biases = std::move(biases);
+  i.b = {between, 0}, i.curve = kind, i.quantized = quantized;
+  if (quantized) buffers_[out.buffer].quantized = true;
+}
+
+void Program::combine(View x, int width, int routes, View out) {
+  append(Op::combine, x, out, width).routes = routes;
+}
+
 void Program::store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer) {
   auto& i = append(Op::store_kv, k, k, 0);
   i.b = v, i.kv = std::move(kv), i.layer = layer;
 }
 
-void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, Scoring scoring, Floats sinks,
-                     View out, bool quantized) {
-  auto& i = append(Op::attend, q, out, kv->dim(), heads);
+void Program::store_latent(View latent, int width, View rope, std::shared_ptr<KvCache> kv, int layer) {
+  auto& i = append(Op::store_latent, latent, latent, width);
+  i.b = rope, i.kv = std::move(kv), i.layer = layer;
+}
+
+void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, int value_dim,
+                     Scoring scoring, Floats sinks, View out, bool quantized) {
+  if (heads % kv->heads() || value_dim > kv->dim() || layer < 0 || layer >= kv->layers())
+    throw std::invalid_argument("a cache of other heads or layers than attention asks for");
+  if (sinks && (int)sinks->values.size() != heads)
+    throw std::invalid_argument("attention has not as many sinks as heads");
+  auto& i = append(Op::attend, q, out, value_dim, heads);
   i.layer = layer, i.scoring = scoring, i.vector = std::move(sinks), i.quantized = quantized;
   i.plan = plan_of(heads / kv->heads(), scoring.window, false);
   i.kv = std::move(kv);
@@ -153,7 +216,7 @@ Limits Program::limits() const {
       limits.types |= i.ids == Ids::types;
     } else if (i.op == Op::rope) {
       limits.positions = std::min<int64_t>(limits.positions, i.rope->positions());
-    } else if (i.op == Op::attend || i.op == Op::store_kv) {
+    } else if (i.kv) {
       limits.slots = std::min(limits.slots, i.kv->num_slots());
       limits.paged = true;
     }
@@ -163,10 +226,16 @@ Limits Program::limits() const {
 
 float* Program::data(int buffer) const { return arena_.as<float>(buffers_[buffer].offset); }
 
-Activation Program::activation(int buffer) const {
+Activation Program::activation(int buffer, int first_row) const {
   const Buffer& b = buffers_[buffer];
-  return {arena_.as<int8_t>(b.q),        arena_.as<float>(b.scale),          arena_.as<float>(b.scaled_sum),
-          arena_.as<int32_t>(b.neg_sum), round_up(b.width, kGroup) / kGroup, planes(b)};
+  const int groups = round_up(b.width, kGroup) / kGroup;
+  const size_t skipped = (size_t)first_row * planes(b) * groups;
+  return {arena_.as<int8_t>(b.q) + skipped * kGroup,
+          arena_.as<float>(b.scale) + skipped,
+          arena_.as<float>(b.scaled_sum) + skipped,
+          arena_.as<int32_t>(b.neg_sum) + skipped,
+          groups,
+          planes(b)};
 }
 
 void Program::place_buffers(int tokens, int sampled) {
@@ -179,9 +248,9 @@ void Program::place_buffers(int tokens, int sampled) {
     return at;
   };
   for (Buffer& b : buffers_) {
-    const size_t rows = b.sampled ? placed_sampled_ : placed_tokens_,
+    const size_t rows = rows_of(b, placed_tokens_, placed_sampled_),
                  groups = rows * planes(b) * (round_up(b.width, kGroup) / kGroup);
-    b.offset = take(rows * b.stride * sizeof(float));
+    if (b.floats) b.offset = take(rows * b.stride * sizeof(float));
     if (!b.quantized) continue;
     b.q = take(groups * kGroup);
     b.scale = take(groups * 4);
@@ -199,12 +268,23 @@ void Program::prepare(const StepView& step) {
   for (auto& shares : shares_) shares.next.store(0, std::memory_order_relaxed);
   for (auto& plan : plans_) plan_attention(plan);
   place_scratch();
+  for (const Instruction& i : instructions_)
+    if (i.op == Op::route) {
+      Routes& routes = routes_[i.routes];
+      const size_t visits = (size_t)rows(i.out.buffer) * routes.routing.top_k;
+      routes.chosen.resize(visits), routes.weights.resize(visits);
+      routes.visit.resize(visits), routes.source.resize(visits);
+    }
 }
 
 void Program::plan_phases() {
+  const auto same_rows = [&](const Instruction& a, const Instruction& b) {
+    const Buffer &x = buffers_[a.out.buffer], &y = buffers_[b.out.buffer];
+    return x.sampled == y.sampled && x.repeat == y.repeat;
+  };
   for (int i = 0; i < (int)instructions_.size(); i++) {
-    const auto sampled = [&](int n) { return buffers_[instructions_[n].out.buffer].sampled; };
-    if (i && by_row(instructions_[i].op) && by_row(instructions_[i - 1].op) && sampled(i) == sampled(i - 1))
+    const Instruction& now = instructions_[i];
+    if (i && by_own_row(now.op) && by_row(instructions_[i - 1].op) && same_rows(now, instructions_[i - 1]))
       phases_.back().last = i + 1;
     else
       phases_.push_back({i, i + 1});
@@ -248,6 +328,13 @@ void Program::execute(const Phase& phase, Shares& shares, int thread) {
       return run_linear_curve(i, shares);
     case Op::linear_gate:
       return run_linear_gate(i, shares);
+    case Op::linear_heads:
+      return run_linear_heads(i, shares, thread);
+    case Op::group:
+      return shares.each(1, 1, [&](int, int) { group_visits(routes_[i.routes], rows(i.out.buffer)); });
+    case Op::experts_linear:
+    case Op::experts_gate:
+      return run_experts(i, shares);
     case Op::attend:
       return run_attention(i, shares, thread);
     case Op::attend_dense:

@@ -5,8 +5,8 @@
 // share the work of each phase and wait for each other before the next. Neighbouring instructions that work
 // row by row are one phase: a row stays with the thread, and in the cache, that began it.
 //
-// program.cpp builds and walks the list; program_rows.cpp, program_products.cpp and program_attention.cpp
-// run its instructions.
+// program.cpp builds and walks the list; program_rows.cpp, program_products.cpp, program_experts.cpp and
+// program_attention.cpp run its instructions.
 #pragma once
 
 #include <memory>
@@ -47,6 +47,30 @@ struct Scoring {
   float softcap;
 };
 
+// How router logits become experts and weights; see Routing in ops/interface.py.
+struct Routing {
+  int top_k;
+  bool sigmoid, normalize;
+  float scale;
+  int groups, top_groups;
+  bool group_pairs;
+};
+
+// The routes of one mixture in one step: which experts each row visits, and the visits sorted by expert.
+struct Routes {
+  Routing routing;
+  int experts;
+  std::vector<int32_t> chosen;  // (rows, top_k), in the order of choice
+  std::vector<float> weights;   // (rows, top_k)
+  std::vector<int32_t> visit;   // (rows, top_k): where among the sorted visits it is
+  std::vector<int32_t> source;  // (visits) the row that visits
+  std::vector<int32_t> starts;  // (experts + 1) of the sorted visits
+  std::vector<int32_t> active;  // experts with visits, the most visited first
+};
+
+// Tiles of all segments of a matrix.
+int num_tiles(const Matrix& matrix);
+
 enum class Ids : int { tokens, positions, types };
 enum class Pooling : int { mean, first, last };
 
@@ -57,8 +81,8 @@ class Program {
 
   Program(const Kernels& kernels, std::shared_ptr<Pool> pool) : kernels_(kernels), pool_(std::move(pool)) {}
 
-  // A buffer of `width` floats a row, of sampled rows or of all tokens.
-  int buffer(int width, bool sampled);
+  // A buffer of `width` floats a row, of sampled rows or of all tokens, each of them `repeat` times.
+  int buffer(int width, bool sampled, int repeat);
 
   // Each adds one instruction. `width` is of the result. `heads` repeats it along a row; where there are
   // strides, heads lie that far apart, else they are neighbours.
@@ -86,9 +110,24 @@ class Program {
   // linear's buffer.
   void linear_gate(View x, Weight weight, Floats bias, Curve kind, int between, View out, bool quantized);
 
+  // A matrix for each head, stacked in `weight`. `between` is a buffer of heads for int8, or -1.
+  void linear_heads(View x, int heads, Weight weight, int between, View out);
+
+  // A mixture of experts. `route` chooses (`scores` is a buffer of two floats an expert) and says under which
+  // number the others find its routes; `spread` copies rows to the sorted visits; the products take each
+  // expert's visits; `combine` adds up what came of a row's visits.
+  int route(View logits, int experts, Routing routing, Floats selection_bias, int scores);
+  void spread(View x, int width, int routes, View out, bool quantized);
+  void experts_linear(View x, std::vector<Weight> weights, std::vector<Floats> biases, int routes, View out);
+  void experts_gate(View x, std::vector<Weight> weights, std::vector<Floats> biases, Curve kind, int routes,
+                    int between, View out, bool quantized);
+  void combine(View x, int width, int routes, View out);
+
   void store_kv(View k, View v, std::shared_ptr<KvCache> kv, int layer);
-  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, Scoring scoring, Floats sinks,
-              View out, bool quantized);
+  // The latent vector of a token is its value and, with the rotated part behind it, its key.
+  void store_latent(View latent, int width, View rope, std::shared_ptr<KvCache> kv, int layer);
+  void attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, int value_dim, Scoring scoring,
+              Floats sinks, View out, bool quantized);
   // Rows are whole texts; nothing is stored.
   void attend_dense(View q, View k, View v, int heads, int kv_heads, int dim, Scoring scoring, View out,
                     bool quantized);
@@ -106,7 +145,7 @@ class Program {
 
   float* data(int buffer) const;
   int stride(int buffer) const { return buffers_[buffer].stride; }
-  int rows(int buffer) const { return buffers_[buffer].sampled ? step_.sampled : step_.tokens; }
+  int rows(int buffer) const { return rows_of(buffers_[buffer], step_.tokens, step_.sampled); }
   size_t arena_bytes() const { return arena_.size(); }
   // Seconds spent in each kind of instruction during one run, in order of first use.
   std::vector<std::pair<std::string, double>> profile(const StepView& step);
@@ -127,22 +166,34 @@ class Program {
     copy,
     rope,
     quantize,
+    quantize_heads,
     store_kv,
+    store_latent,
     gather,
     pool,
+    spread,
+    combine,
+    route,
+    group,
     linear,
     linear_curve,
     linear_gate,
+    linear_heads,
+    experts_linear,
+    experts_gate,
     attend,
     attend_dense,
   };
   static const char* name(Op op);
-  // Works on one row at a time, and reads no other row.
-  static bool by_row(Op op) { return op <= Op::store_kv; }
+  // Works row by row; the first of them read no row but their own.
+  static bool by_row(Op op) { return op <= Op::route; }
+  static bool by_own_row(Op op) { return op <= Op::store_latent || op == Op::route; }
 
   struct Buffer {
     int width, stride;
-    bool sampled, quantized;
+    bool sampled;
+    int repeat;
+    bool floats = true, quantized = false;
     size_t offset = 0, q = 0, scale = 0, scaled_sum = 0, neg_sum = 0;  // into the arena
   };
   struct Instruction {
@@ -160,6 +211,19 @@ class Program {
     std::shared_ptr<KvCache> kv = nullptr;
     int layer = 0, plan = 0, kv_heads = 0;
     Scoring scoring{};
+    std::vector<Weight> matrices = {};  // of experts
+    std::vector<Floats> biases = {};
+    int routes = -1;
+  };
+  struct Product {  // rows of floats or int8 times a matrix, plus a bias that may be null
+    const Matrix* matrix;
+    const Vector* bias;
+    int rows;
+    Activation q;
+    const float* x;
+    size_t x_stride;
+    float* y;
+    size_t y_stride;
   };
   struct Phase {  // instructions that need no barrier between them: one product, or row work on the same rows
     int first, last;
@@ -187,19 +251,31 @@ class Program {
   void run_rows(const Phase& phase, Shares& shares);
   void one_row(const Instruction& instruction, int row);
   void pool_row(const Instruction& instruction, int row);
+  void product(const Product& product, int from, int to) const;
+  Product product_of(const Instruction& instruction, View out) const;
   void run_linear(const Instruction& instruction, Shares& shares);
   void run_linear_curve(const Instruction& instruction, Shares& shares);
   void run_linear_gate(const Instruction& instruction, Shares& shares);
-  void product(const Instruction& instruction, int from, int to, View out);
+  void gate_columns(const Instruction& instruction, const Product& product, int first_row, int from, int to);
+  void run_linear_heads(const Instruction& instruction, Shares& shares, int thread);
+  void route_row(const Instruction& instruction, int row);
+  void group_visits(Routes& routes, int rows);
+  void spread_row(const Instruction& instruction, int visit);
+  void combine_row(const Instruction& instruction, int row);
+  Product product_of(const Instruction& instruction, int expert, View out) const;
+  void run_experts(const Instruction& instruction, Shares& shares);
   void run_attention(const Instruction& instruction, Shares& shares, int thread);
   void run_dense_attention(const Instruction& instruction, Shares& shares, int thread);
   void attend_packed(const Instruction& instruction, const Task& task, int kv_head, float* scratch);
   // Logits decide: the few rows that are sampled go into their product with twice the bits.
   static int planes(const Buffer& buffer) { return buffer.sampled ? 2 : 1; }
+  static int rows_of(const Buffer& buffer, int tokens, int sampled) {
+    return (buffer.sampled ? sampled : tokens) * buffer.repeat;
+  }
   float* at(View view, int row) const {
     return data(view.buffer) + (size_t)row * buffers_[view.buffer].stride + view.offset;
   }
-  Activation activation(int buffer) const;
+  Activation activation(int buffer, int first_row = 0) const;
 
   const Kernels& kernels_;
   std::shared_ptr<Pool> pool_;
@@ -208,6 +284,7 @@ class Program {
   std::vector<Phase> phases_;
   std::vector<Shares> shares_;  // one a phase
   std::vector<AttentionPlan> plans_;
+  std::vector<Routes> routes_;
   StepView step_;
   int placed_tokens_ = 0, placed_sampled_ = 0;
   Block arena_, scratch_;

@@ -56,6 +56,7 @@ void Program::place_scratch() {
     if (i.op == Op::attend_dense)
       size = scratch_size(kernels_.max_query_rows, padded(i.width)) +
              packed_size(longest, i.width, i.scoring.window, kPackedQueries);
+    if (i.op == Op::linear_heads) size = padded(i.matrix->n()) + kTile;
     scratch_stride_ = std::max(scratch_stride_, (size + 15) / 16 * 16);
   }
   const size_t bytes = scratch_stride_ * sizeof(float) * pool_->size();
@@ -74,17 +75,17 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
     const int head = kv_head * plan.group + part * plan.together,
               heads = std::min(plan.together, plan.group - part * plan.together);
     const int token = step_.row_starts[task.row] + task.first;
-    const size_t column = (size_t)head * layer.dim;
+    const size_t column = (size_t)head * i.width;
     // A last part with fewer heads than the others still fits: the kernel takes count * group rows.
-    kernels_.attend(
-        layer, {at(i.a, token) + column, (size_t)buffers_[i.a.buffer].stride, at(i.out, token) + column,
-                (size_t)buffers_[i.out.buffer].stride, task.count, heads, step_.positions[token],
-                step_.kv_lens[task.row], behind, 0, step_.page_table + (size_t)task.row * step_.pages_per_row,
-                step_.page_size / kChunk, kv_head, layer.dim, i.scoring.scale, i.scoring.softcap,
-                i.vector ? i.vector->values.data() + head : nullptr, scratch});
+    kernels_.attend(layer, {at(i.a, token) + (size_t)head * layer.dim, (size_t)buffers_[i.a.buffer].stride,
+                            at(i.out, token) + column, (size_t)buffers_[i.out.buffer].stride, task.count,
+                            heads, step_.positions[token], step_.kv_lens[task.row], behind, 0,
+                            step_.page_table + (size_t)task.row * step_.pages_per_row,
+                            step_.page_size / kChunk, kv_head, i.width, i.scoring.scale, i.scoring.softcap,
+                            i.vector ? i.vector->values.data() + head : nullptr, scratch});
     if (!i.quantized) return;
     for (int t = 0; t < task.count; t++)
-      kernels_.quantize(at(i.out, token + t), (int)column / kGroup, (int)column + heads * layer.dim,
+      kernels_.quantize(at(i.out, token + t), (int)column / kGroup, (int)column + heads * i.width,
                         activation(i.out.buffer), token + t);
   });
 }

@@ -68,6 +68,24 @@ void Program::one_row(const Instruction& i, int row) {
       }
       return;
     }
+    case Op::store_latent: {
+      const KvLayer layer = i.kv->layer(i.layer);
+      kernels_.store_key(layer, step_.slots[row], 0, at(i.a, row), 0, i.width);
+      kernels_.store_key(layer, step_.slots[row], 0, at(i.b, row), i.width, layer.dim - i.width);
+      return kernels_.store_value(layer, step_.slots[row], 0, at(i.a, row), i.width);
+    }
+    case Op::quantize_heads: {  // all rows of the first head, then of the second
+      const Activation q = activation(i.b.buffer);
+      for (int h = 0; h < i.heads; h++)
+        kernels_.quantize(at(i.a, row) + (size_t)h * i.width, 0, i.width, q, h * rows(i.a.buffer) + row);
+      return;
+    }
+    case Op::route:
+      return route_row(i, row);
+    case Op::spread:
+      return spread_row(i, row);
+    case Op::combine:
+      return combine_row(i, row);
     case Op::gather:
       std::copy_n(at(i.a, step_.out_rows[row]), i.width, at(i.out, row));
       return;

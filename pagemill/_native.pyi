@@ -37,7 +37,7 @@ class KvCache:
 class Program:
     arena_bytes: int
     def __init__(self, backend: Backend) -> None: ...
-    def buffer(self, width: int, sampled: bool) -> int: ...
+    def buffer(self, width: int, sampled: bool, repeat: int) -> int: ...
     def embed(self, ids: str, table: Matrix, out: _View) -> None: ...
     def rms_norm(self, x: _View, weight: Vector, eps: float, heads: int, out: _View) -> None: ...
     def layer_norm(
@@ -68,10 +68,30 @@ class Program:
         self, x: _View, weight: Matrix, bias: Vector | None, kind: str, between: int, out: _View,
         quantized: bool,
     ) -> None: ...  # fmt: skip
+    def linear_heads(
+        self, x: _View, heads: int, weight: Matrix, between: int, out: _View
+    ) -> None: ...
+    def route(
+        self, logits: _View, experts: int,
+        routing: tuple[int, bool, bool, float, int, int, bool], selection_bias: Vector | None,
+        scores: int,
+    ) -> int: ...  # fmt: skip
+    def spread(self, x: _View, width: int, routes: int, out: _View, quantized: bool) -> None: ...
+    def experts_linear(
+        self, x: _View, weights: Sequence[Matrix], biases: Sequence[Vector], routes: int, out: _View
+    ) -> None: ...
+    def experts_gate(
+        self, x: _View, weights: Sequence[Matrix], biases: Sequence[Vector], kind: str, routes: int,
+        between: int, out: _View, quantized: bool,
+    ) -> None: ...  # fmt: skip
+    def combine(self, x: _View, width: int, routes: int, out: _View) -> None: ...
+    def store_latent(
+        self, latent: _View, width: int, rope: _View, kv: KvCache, layer: int
+    ) -> None: ...
     def store_kv(self, k: _View, v: _View, kv: KvCache, layer: int) -> None: ...
     def attend(
-        self, q: _View, heads: int, kv: KvCache, layer: int, scoring: tuple[float, int, float],
-        sinks: Vector | None, out: _View, quantized: bool,
+        self, q: _View, heads: int, kv: KvCache, layer: int, value_dim: int,
+        scoring: tuple[float, int, float], sinks: Vector | None, out: _View, quantized: bool,
     ) -> None: ...  # fmt: skip
     def attend_dense(
         self, q: _View, k: _View, v: _View, heads: int, kv_heads: int, dim: int,

@@ -60,5 +60,5 @@ def _new_ops(plan: EnginePlan) -> Ops:
             raise Unsupported(
                 f"the native kernels cannot be loaded ({error}); --backend reference needs none"
             ) from error
-        return CpuOps(threads=plan.threads)  # type: ignore[return-value]
+        return CpuOps(threads=plan.threads)
     raise Unsupported(f"there is no backend {plan.backend!r}; there are cpu and reference")

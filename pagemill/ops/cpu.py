@@ -10,7 +10,7 @@ the cache is fp16 unless told otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from pagemill.ops.interface import (
     Float32,
     Pooling,
     Rope,
+    Routing,
     Sampled,
     SampleRows,
     Scoring,
@@ -130,6 +131,14 @@ class CpuOps:
         return x.recorder.add("linear", x.shape[0], (weight.n,), (x,), weight=weight)
 
     @recorded()
+    def linear_heads(self, x: Array, weight: Array) -> Array:
+        if weight.num_segments > 1:
+            raise Unsupported("matrices of heads in several formats")
+        x = x.dense()
+        inner = (x.shape[1], weight.n // x.shape[1])
+        return x.recorder.add("linear_heads", x.shape[0], inner, (x,), weight=weight)
+
+    @recorded()
     def bias(self, x: Array, bias: Array) -> Array:
         return _map("bias", x, vector=bias)
 
@@ -193,10 +202,57 @@ class CpuOps:
         )
 
     @recorded()
+    def latent_attention(
+        self,
+        q: Array,
+        q_rope: Array,
+        latent: Array,
+        k_rope: Array,
+        kv: Array,
+        step: Step,
+        scale: float,
+    ) -> Array:
+        inputs = (q.dense(), q_rope, latent.dense(), k_rope.dense())
+        attrs = {"kv": kv.cache, "layer": kv.layer, "scoring": (scale, 0, 0.0)}
+        return q.recorder.add("latent_attention", q.shape[0], q.shape[1:], inputs, **attrs)
+
+    @recorded()
     def dense_attention(self, q: Array, k: Array, v: Array, step: Step, scoring: Scoring) -> Array:
         inputs = (q.dense(), k.dense(), v.dense())
         numbers = (scoring.scale, scoring.window, scoring.softcap)
         return q.recorder.add("dense_attention", q.shape[0], q.shape[1:], inputs, scoring=numbers)
+
+    @recorded()
+    def experts(
+        self,
+        x: Array,
+        router: Array,
+        routing: Routing,
+        gate_up: Sequence[Array],
+        down: Sequence[Array],
+        *,
+        selection_bias: Array | None = None,
+        gate_up_bias: Sequence[Array] | None = None,
+        down_bias: Sequence[Array] | None = None,
+    ) -> Array:
+        for name, matrices in (("gate_up", gate_up), ("down", down)):
+            if len({(w.quantized, w.num_segments) for w in matrices}) > 1:
+                raise Unsupported(f"experts whose {name} differ in format")
+        x = x.dense()
+        if gate_up[0].quantized and not x.whole:
+            x = x.copy()
+        return x.recorder.add(
+            "experts",
+            x.shape[0],
+            x.shape[1:],
+            (x, router.dense()),
+            routing=routing,
+            gate_up=list(gate_up),
+            down=list(down),
+            selection_bias=selection_bias,
+            gate_up_bias=list(gate_up_bias or ()),
+            down_bias=list(down_bias or ()),
+        )
 
     @recorded()
     def pool(self, x: Array, step: Step, kind: Pooling) -> Array:

@@ -9,8 +9,11 @@ Knows nothing of numpy arrays, weights' contents or the engine.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+from pagemill.ops.interface import Routing
 from pagemill.ops.recorder import Node, Recorder, Rows, Symbol
 
 _GROUP = 32  # inputs that share a scale in quantized activations; kGroup in native/kernels.h
@@ -52,19 +55,46 @@ def _spoils(node: Node, reader: Symbol) -> bool:
     return at is not node and bool(reader.columns & node.inputs[0].columns)
 
 
+def _takes_int8(node: Node) -> bool:
+    """Whether the first input of a node goes into a product with quantized weights."""
+    if node.op == "linear":
+        return bool(node.attrs["weight"].quantized)
+    return node.op == "experts" and bool(node.attrs["gate_up"][0].quantized)
+
+
+def _numbers(routing: Routing) -> tuple[int, bool, bool, float, int, int, bool]:
+    """A routing as the native side takes it."""
+    return (
+        routing.top_k,
+        routing.score == "sigmoid",
+        routing.normalize,
+        routing.scale,
+        routing.groups,
+        routing.top_groups,
+        routing.group_pairs,
+    )
+
+
+class _Kind(NamedTuple):
+    """Buffers of one kind may take each other's place. Rows that are `repeat`ed (visits of experts,
+    heads) never share with those that are not: a phase reads the ones while it writes the others.
+    """
+
+    width: int
+    rows: Rows
+    repeat: int = 0
+    int8: bool = False  # and nothing else
+
+
 class _Lowering:
     def __init__(self, nodes: list[Node], program: Any, result: Symbol) -> None:
         self.nodes = nodes
         self.program = program
         self.result = result
         self.buffer_of: dict[Node, int] = {}
-        self.free: dict[tuple[int, Rows], list[int]] = {}
+        self.free: dict[_Kind, list[int]] = {}
         self.last_use = self._last_uses()
-        self.wants_int8 = {
-            node.inputs[0].base
-            for node in nodes
-            if node.op == "linear" and node.attrs["weight"].quantized
-        }
+        self.wants_int8 = {node.inputs[0].base for node in nodes if _takes_int8(node)}
         self.has_int8: set[Node] = set()
 
     def run(self) -> dict[Node, int]:
@@ -90,14 +120,29 @@ class _Lowering:
     def _release(self, i: int) -> None:
         for node, last in self.last_use.items():
             if last == i and node in self.buffer_of:
-                self.free.setdefault((node.width, node.rows), []).append(self.buffer_of[node])
+                self._give(_Kind(node.width, node.rows), self.buffer_of[node])
+
+    def _take(self, kind: _Kind) -> int:
+        """A free buffer, or a new one."""
+        free = self.free.get(kind)
+        sampled, repeat = kind.rows is Rows.SAMPLED, max(1, kind.repeat)
+        return free.pop() if free else int(self.program.buffer(kind.width, sampled, repeat))
+
+    def _give(self, kind: _Kind, buffer: int) -> None:
+        self.free.setdefault(kind, []).append(buffer)
 
     def _place(self, node: Node) -> tuple[int, int]:
-        """The view of a node's own result, in a free buffer or a new one."""
-        free = self.free.get((node.width, node.rows))
-        buffer = free.pop() if free else self.program.buffer(node.width, node.rows is Rows.SAMPLED)
-        self.buffer_of[node] = buffer
-        return buffer, 0
+        """The view of a node's own result."""
+        self.buffer_of[node] = self._take(_Kind(node.width, node.rows))
+        return self.buffer_of[node], 0
+
+    @contextmanager
+    def _borrow(self, *kinds: _Kind) -> Iterator[Any]:
+        """A buffer, or several, for what lies between a node's instructions."""
+        buffers = [self._take(kind) for kind in kinds]
+        yield buffers[0] if len(kinds) == 1 else buffers
+        for kind, buffer in zip(kinds, buffers, strict=True):
+            self._give(kind, buffer)
 
     def _view(self, symbol: Symbol) -> tuple[int, int]:
         return self.buffer_of[symbol.base], symbol.offset
@@ -127,10 +172,10 @@ class _Lowering:
             last, shift, count = bias, bias.attrs["vector"], 2
         after = self._follows(last, i + count, "curve", "gate")
         if after is None or weight.num_segments > 1:
-            x = self._linear_input(node)
+            x = self._product_input(node)
             self.program.linear(x, weight, shift, self._place(last))
             return count
-        x, kind = self._linear_input(node), after.attrs["kind"]
+        x, kind = self._product_input(node), after.attrs["kind"]
         if after.op == "curve":
             self.program.linear_curve(
                 x, weight, shift, kind, self._place(after), self._quantizes(after)
@@ -145,9 +190,9 @@ class _Lowering:
         )
         return count + 1
 
-    def _linear_input(self, node: Node) -> tuple[int, int]:
+    def _product_input(self, node: Node) -> tuple[int, int]:
         x = node.inputs[0]
-        if node.attrs["weight"].quantized and x.base not in self.has_int8:
+        if _takes_int8(node) and x.base not in self.has_int8:
             assert x.whole
             self.program.quantize(self._view(x), x.width)
             self.has_int8.add(x.base)
@@ -212,14 +257,61 @@ class _Lowering:
         self.has_int8.discard(x.base)
 
     def _attention(self, node: Node) -> None:
-        q, k, v = self._views(node)
-        kv, layer, attrs = node.attrs["kv"], node.attrs["layer"], node.attrs
+        (q, k, v), attrs = self._views(node), node.attrs
+        kv, layer, scoring, sinks = (attrs[name] for name in ("kv", "layer", "scoring", "sinks"))
         heads, dim = node.inputs[0].shape[1:]
         self.program.store_kv(k, v, kv, layer)
         # A task writes whole heads, so it can quantize them if they are whole groups.
         quantized = dim % _GROUP == 0 and self._quantizes(node)
         out = self._place(node)
-        self.program.attend(q, heads, kv, layer, attrs["scoring"], attrs["sinks"], out, quantized)
+        self.program.attend(q, heads, kv, layer, dim, scoring, sinks, out, quantized)
+
+    def _latent_attention(self, node: Node) -> None:
+        """Queries of both parts side by side; one head of keys, whose first part is the value."""
+        q, q_rope, latent, k_rope = node.inputs
+        kv, layer, scoring = (node.attrs[name] for name in ("kv", "layer", "scoring"))
+        heads, width = q.shape[1:]
+        both = width + q_rope.shape[2]
+        with self._borrow(_Kind(heads * both, node.rows)) as queries:
+            for part, at in ((q, 0), (q_rope, width)):
+                view, out = self._view(part), (queries, at)
+                self.program.copy(view, heads, part.shape[2], part.stride, out, both)
+            self.program.store_latent(self._view(latent), width, self._view(k_rope), kv, layer)
+            out = self._place(node)
+            self.program.attend((queries, 0), heads, kv, layer, width, scoring, None, out, False)
+
+    def _linear_heads(self, node: Node) -> None:
+        x, weight = node.inputs[0], node.attrs["weight"]
+        if not weight.quantized:
+            self.program.linear_heads(self._view(x), x.heads, weight, -1, self._place(node))
+            return
+        with self._borrow(_Kind(weight.k, node.rows, x.heads, int8=True)) as int8:
+            self.program.linear_heads(self._view(x), x.heads, weight, int8, self._place(node))
+
+    def _experts(self, node: Node) -> None:
+        attrs, rows, routing = node.attrs, node.rows, node.attrs["routing"]
+        gate_up, down = attrs["gate_up"], attrs["down"]
+        int8, inner = gate_up[0].quantized, _Kind(down[0].k, rows, routing.top_k)
+        x, logits = self._product_input(node), self._view(node.inputs[1])
+        spread = _Kind(node.width, rows, routing.top_k, int8)
+        with self._borrow(
+            _Kind(2 * len(down), rows), spread, inner._replace(width=2 * inner.width), inner,
+            spread._replace(int8=False),
+        ) as (scores, visits, both, gated, results):  # fmt: skip
+            program, bias = self.program, attrs["selection_bias"]
+            routes = program.route(logits, len(down), _numbers(routing), bias, scores)
+            program.spread(x, node.width, routes, (visits, 0), int8)
+            kind, biases, int8 = routing.activation, attrs["gate_up_bias"], down[0].quantized
+            view, out = (visits, 0), (gated, 0)
+            if inner.width % _GROUP or gate_up[0].num_segments > 1:
+                program.experts_linear(view, gate_up, biases, routes, (both, 0))
+                program.gate((both, 0), kind, inner.width, out)
+                if int8:
+                    program.quantize(out, inner.width)
+            else:
+                program.experts_gate(view, gate_up, biases, kind, routes, both, out, int8)
+            program.experts_linear(out, down, attrs["down_bias"], routes, (results, 0))
+            program.combine((results, 0), node.width, routes, self._place(node))
 
     def _dense_attention(self, node: Node) -> None:
         q, k, v = self._views(node)

@@ -6,7 +6,17 @@ from dataclasses import replace
 import numpy as np
 
 from pagemill.ops.interface import Ops, Scoring
-from tests.ops.case import HALF_KV, Case, Outputs, normal, ragged_step, whole_step
+from tests.ops.case import (
+    EXACT,
+    HALF_KV,
+    ROUNDED_ACTIVATIONS,
+    Case,
+    Outputs,
+    normal,
+    ragged_step,
+    weight,
+    whole_step,
+)
 
 MIXED = ((0, 5), (0, 1), (0, 18), (0, 2))
 
@@ -16,6 +26,52 @@ def attention_cases() -> Iterator[Case]:
     yield from _paged()
     yield from _scored()
     yield from _dense()
+    yield from _latent()
+
+
+def _latent() -> Iterator[Case]:
+    for heads, latent, rope in [(1, 16, 4), (5, 40, 8), (16, 512, 64)]:
+
+        def call(
+            ops: Ops,
+            rng: np.random.Generator,
+            size: tuple[int, int, int] = (heads, latent, rope),
+        ) -> Outputs:
+            heads, latent, rope = size
+            kv, pages = ops.new_kv(2, 16, 16, 1, latent + rope), rng.permutation(16)
+            outputs: Outputs = []
+            for lens, takes in (([0, 0], [37, 20]), ([37, 20], [1, 3])):
+                step = ragged_step(lens, takes, pages.astype(np.int32), 16)
+                tokens = len(step.positions)
+                q, q_rope = normal(rng, tokens, heads, latent), normal(rng, tokens, heads, rope)
+                shared, k_rope = normal(rng, tokens, latent), normal(rng, tokens, rope)
+                y = ops.latent_attention(q, q_rope, shared, k_rope, kv[1], step, 0.15)
+                outputs.append(np.asarray(y))
+            return outputs
+
+        name = f"latent_attention {heads} heads of {latent}+{rope}"
+        yield Case(name, "latent_attention", call, HALF_KV, 16)
+
+    for name, heads, k, n in [
+        ("F32", 3, 7, 5),
+        ("F16", 4, 24, 48),
+        ("Q8_0", 5, 64, 32),
+        ("Q4_1", 2, 96, 24),
+    ]:
+
+        def products(
+            ops: Ops,
+            rng: np.random.Generator,
+            name: str = name,
+            size: tuple[int, int, int] = (heads, k, n),
+        ) -> Outputs:
+            heads, k, n = size
+            matrix = ops.upload(weight(rng, k, (name, heads * n)))
+            return [np.asarray(ops.linear_heads(normal(rng, 9, heads, k), matrix))]
+
+        exact = name in ("F32", "F16")
+        tolerance = EXACT if exact else ROUNDED_ACTIVATIONS
+        yield Case(f"linear_heads {name} {heads}x{k}x{n}", "linear_heads", products, tolerance)
 
 
 def _dense() -> Iterator[Case]:

@@ -21,6 +21,7 @@ from tests.ops.case import (
     ragged_step,
     weight,
 )
+from tests.ops.expert_cases import expert_cases
 from tests.ops.row_cases import row_cases
 from tests.ops.sample_cases import Knobs, sample_cases, sample_rows
 
@@ -52,6 +53,7 @@ def all_cases() -> list[Case]:
         *_linear_cases(),
         *row_cases(),
         *attention_cases(),
+        *expert_cases(),
         *sample_cases(),
     ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pagemill.errors import EngineFailure, Unsupported
-from pagemill.ops.interface import Array, Rope, Scoring, Step, Weight
+from pagemill.ops.interface import Array, Rope, Routing, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps, uniform
 from tests.ops.case import whole_step
 from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
@@ -83,6 +83,33 @@ def test_a_text_attends_the_same_alone(ops: cpu.CpuOps, window: int) -> None:
         alone = ops.dense_attention(q[part], k[part], v[part], whole_step([n]), scoring)
         assert np.array_equal(alone, together[part])
         start += n
+
+
+@pytest.mark.parametrize("name", ["F32", "Q8_0"])
+def test_a_mixture_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
+    """Experts meet other rows in every step; a matrix for each head as well."""
+    rng = np.random.default_rng(9)
+    gate_up, down = (
+        [ops.upload(weight(rng, k, (name, n))) for _ in range(8)] for k, n in ((64, 192), (96, 64))
+    )
+    heads = ops.upload(weight(rng, 32, (name, 2 * 24)))
+    x, router = normal(rng, 33, 64), normal(rng, 33, 8)
+    together = ops.experts(x, router, Routing(3), gate_up, down)
+    by_head = ops.linear_heads(x.reshape(33, 2, 32), heads)
+    for part in (slice(0, 1), slice(3, 5), slice(5, 18), slice(30, 33)):
+        alone = ops.experts(x[part], router[part], Routing(3), gate_up, down)
+        assert np.array_equal(alone, together[part])
+        assert np.array_equal(ops.linear_heads(x[part].reshape(-1, 2, 32), heads), by_head[part])
+
+
+def test_routes_of_what_is_not_a_number_harm_nobody(ops: cpu.CpuOps) -> None:
+    rng = np.random.default_rng(10)
+    matrices = [[ops.upload(weight(rng, 32, ("F32", n))) for _ in range(4)] for n in (64, 32)]
+    x, router = normal(rng, 3, 32), normal(rng, 3, 4)
+    want = ops.experts(x, router, Routing(2), *matrices)
+    router[1] = np.nan
+    got = ops.experts(x, router, Routing(2), *matrices)
+    assert np.array_equal(got[[0, 2]], want[[0, 2]])
 
 
 @pytest.mark.parametrize("name", ["F32", "Q8_0"])
