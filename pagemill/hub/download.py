@@ -233,11 +233,12 @@ class _Pull:
         if blob is None or not blob.exists():
             return False
         self._report("verifying", target, target.size, target.size)
-        try:
-            self._whole[wanted.key] = check_file(wanted, blob)
-        except DownloadError:
+        found = file_sha256(blob)
+        if found != wanted.sha256:
             blob.unlink()
             return False
+        # A source that is wrong about a sound blob must not cost its other users the blob.
+        self._whole[wanted.key] = check_file(wanted, blob, found)
         self._store.clear_partial(wanted.key)
         return True
 

@@ -45,9 +45,9 @@ class Wanted:
         return self.sha256 or sha256(f"git {self.git_id}".encode()).hexdigest()
 
 
-def check_file(wanted: Wanted, path: Path) -> str:
-    """The SHA-256 of a file that has come. DownloadError when it is not the wanted one."""
-    found = file_sha256(path)
+def check_file(wanted: Wanted, path: Path, found: str = "") -> str:
+    """A file's SHA-256 (`found` if it is known). DownloadError when it is not the wanted one."""
+    found = found or file_sha256(path)
     _compare(wanted, path.stat().st_size, found, lambda: file_git_id(path))
     return found
 

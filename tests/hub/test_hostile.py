@@ -350,6 +350,33 @@ def test_rows_that_make_no_sense(fake: Fake, store: Store, change: dict[str, Any
     assert store.list() == []
 
 
+def test_lies_about_a_blob_cost_no_other_model_its_blob(fake: Fake, store: Store) -> None:
+    offer(fake, NEEDED)
+    model = get(fake, store)
+    listing = offer(fake, NEEDED, repo="org/liar")
+    for row in listing["siblings"]:
+        if "lfs" in row:
+            row["lfs"]["size"] += 1
+    publish(fake, listing, repo="org/liar")
+    with pytest.raises(DownloadError, match="has 50000 bytes, not 50001"):
+        get(fake, store, "org/liar")
+    assert store.list() == [model]
+    assert store.verify() == []
+
+
+def test_one_digest_with_two_sizes(fake: Fake, store: Store) -> None:
+    files = {"config.json": b"{}", "a.safetensors": b"weights", "b.safetensors": b"weights"}
+    listing = offer(fake, files)
+    listing["siblings"][2]["lfs"]["size"] = 8
+    publish(fake, listing)
+    with pytest.raises(DownloadError, match=r"b\.safetensors has 7 bytes, not 8"):
+        get(fake, store)
+    assert store.list() == []
+    offer(fake, files)
+    assert content(get(fake, store).path) == files
+    assert fake.count(place("a.safetensors")) + fake.count(place("b.safetensors")) == 1
+
+
 def test_a_hundred_thousand_files_are_too_many(fake: Fake, store: Store) -> None:
     listing = offer(fake, NEEDED)
     listing["siblings"] += [{"rfilename": f"f{n}"} for n in range(100_000)]
