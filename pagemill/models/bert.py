@@ -5,12 +5,14 @@ embeddings of a token (what it is, where it is, which text of a pair it is in) a
 before the first. Rerankers and classifiers end in a head that looks at the first token.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from pagemill.checkpoint import Family, Keys, WeightSource
+from pagemill.checkpoint import Family, Keys, Setting, Take, WeightSource
+from pagemill.errors import Unsupported
 from pagemill.models.blocks import PreNorm
 from pagemill.models.layers import FeedForward, LayerNorm
-from pagemill.models.pooling import DenseAttention, Pooler
+from pagemill.models.pooling import DenseAttention, Pooler, read_activation
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
@@ -23,11 +25,17 @@ class BertAttention(DenseAttention):
         return None
 
 
+class BertFeedForward(FeedForward):
+    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
+        super().__init__(card, ops, source, index)
+        self.activation = read_activation(source.keys, "hidden_activation", "gelu")
+
+
 class BertLayer(PreNorm):
     """Norms of sums: norm(x + attention(x)), and the same with the feed-forward network."""
 
     attention_type: Any = BertAttention
-    ffn_type: Any = FeedForward
+    ffn_type: Any = BertFeedForward
     norm_type: Any = LayerNorm
 
     def load_norms(self, card: ModelCard, ops: Ops, source: WeightSource, at: str) -> None:
@@ -111,5 +119,160 @@ def keeps_nothing(card: ModelCard, keys: Keys) -> int:
     return 0
 
 
+def both(names: Mapping[str, str]) -> dict[str, str | Take]:
+    """Weights and biases by the names of what they belong to."""
+    endings = ("weight", "bias")
+    return {f"{a}.{end}": f"{b}.{end}" for a, b in names.items() for end in endings}
+
+
+def labels(config: Mapping[str, Any]) -> list[str]:
+    """The names of a classifier's classes."""
+    if config.get("problem_type") == "multi_label_classification":
+        raise Unsupported(
+            "config.json: 'problem_type': classes of which several may apply cannot be run"
+        )
+    if "id2label" not in config:
+        return [f"LABEL_{index}" for index in range(2)]
+    return [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+
+
+def _tensors(prefix: str, **more: str) -> dict[str, str | Take]:
+    at = f"{prefix}.encoder.layer.{{}}"
+    return both(
+        {
+            "token_embd": f"{prefix}.embeddings.word_embeddings",
+            "position_embd": f"{prefix}.embeddings.position_embeddings",
+            "token_types": f"{prefix}.embeddings.token_type_embeddings",
+            "token_embd_norm": f"{prefix}.embeddings.LayerNorm",
+            "blk.{}.attn_q": f"{at}.attention.self.query",
+            "blk.{}.attn_k": f"{at}.attention.self.key",
+            "blk.{}.attn_v": f"{at}.attention.self.value",
+            "blk.{}.attn_output": f"{at}.attention.output.dense",
+            "blk.{}.attn_output_norm": f"{at}.attention.output.LayerNorm",
+            "blk.{}.ffn_up": f"{at}.intermediate.dense",
+            "blk.{}.ffn_down": f"{at}.output.dense",
+            "blk.{}.layer_output_norm": f"{at}.output.LayerNorm",
+            **more,
+        }
+    )
+
+
+def _after_padding(table: Array, keys: Keys) -> Array:
+    """RoBERTa counts positions from the padding id on; the rows before are never used."""
+    count = keys.whole("context_length", 1, _MOST_POSITIONS)
+    return table[-count:]
+
+
+_DISTIL_LAYER = "distilbert.transformer.layer.{}"
+_DISTIL = {
+    "token_embd": "distilbert.embeddings.word_embeddings",
+    "position_embd": "distilbert.embeddings.position_embeddings",
+    "token_embd_norm": "distilbert.embeddings.LayerNorm",
+    "blk.{}.attn_q": f"{_DISTIL_LAYER}.attention.q_lin",
+    "blk.{}.attn_k": f"{_DISTIL_LAYER}.attention.k_lin",
+    "blk.{}.attn_v": f"{_DISTIL_LAYER}.attention.v_lin",
+    "blk.{}.attn_output": f"{_DISTIL_LAYER}.attention.out_lin",
+    "blk.{}.attn_output_norm": f"{_DISTIL_LAYER}.sa_layer_norm",
+    "blk.{}.ffn_up": f"{_DISTIL_LAYER}.ffn.lin1",
+    "blk.{}.ffn_down": f"{_DISTIL_LAYER}.ffn.lin2",
+    "blk.{}.layer_output_norm": f"{_DISTIL_LAYER}.output_layer_norm",
+}
+_DISTIL_CLASSES = {"cls": "pre_classifier", "cls.output": "classifier"}
+_DISTIL_SETTINGS: Mapping[str, Setting] = {
+    "block_count": "n_layers",
+    "embedding_length": "dim",
+    "feed_forward_length": "hidden_dim",
+    "attention.head_count": "n_heads",
+    "attention.layer_norm_epsilon": lambda config: 1e-12,
+    "hidden_activation": "activation",
+}
+_SETTINGS: Mapping[str, Setting] = {
+    "tokenizer.ggml.token_type_count": "type_vocab_size",
+    "hidden_activation": "hidden_act",
+}
+_CLASSES: Mapping[str, Setting] = {"classifier.output_labels": labels}
+_ROBERTA_SETTINGS: Mapping[str, Setting] = {
+    **_SETTINGS,
+    "context_length": lambda config: config["max_position_embeddings"] - config["pad_token_id"] - 1,
+}
+_POSITIONS = {
+    "position_embd.weight": Take("roberta.embeddings.position_embeddings.weight", _after_padding)
+}
+# Parts that only training needs: for guessing words and the order of sentences.
+_POOLER = ("pooler.dense.weight", "pooler.dense.bias")
+_UNUSED = (
+    "position_ids",
+    *("cls.predictions.bias", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
+    *(f"cls.predictions.transform.dense.{end}" for end in ("weight", "bias")),
+    *(f"cls.predictions.transform.LayerNorm.{end}" for end in ("weight", "bias", "gamma", "beta")),
+    *("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
+    *("lm_head.bias", "lm_head.decoder.weight", "lm_head.decoder.bias"),
+    *(f"lm_head.{part}.{end}" for part in ("dense", "layer_norm") for end in ("weight", "bias")),
+    *("vocab_projector.weight", "vocab_projector.bias"),
+    *(f"vocab_{part}.{end}" for part in ("transform", "layer_norm") for end in ("weight", "bias")),
+)
+
 MODEL = Bert
-FAMILIES = (Family("bert", kv_elements=keeps_nothing, pooling="mean"),)
+FAMILIES = (
+    Family(
+        "bert",
+        ("BertModel", "BertForMaskedLM", "BertForPreTraining"),
+        settings=_SETTINGS,
+        tensors=_tensors("bert"),
+        ignored=(*_UNUSED, *_POOLER),
+        kv_elements=keeps_nothing,
+        pooling="mean",
+    ),
+    Family(
+        "bert",
+        ("BertForSequenceClassification",),
+        settings={**_SETTINGS, **_CLASSES},
+        tensors=_tensors("bert", **{"cls": "bert.pooler.dense", "cls.output": "classifier"}),
+        ignored=_UNUSED,
+        kv_elements=keeps_nothing,
+        pooling="rank",
+    ),
+    Family(
+        "bert",
+        ("RobertaModel", "RobertaForMaskedLM", "XLMRobertaModel", "XLMRobertaForMaskedLM"),
+        settings=_ROBERTA_SETTINGS,
+        tensors=_tensors("roberta") | _POSITIONS,
+        ignored=(*_UNUSED, *_POOLER),
+        kv_elements=keeps_nothing,
+        pooling="mean",
+    ),
+    Family(
+        "bert",
+        ("RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"),
+        settings={**_ROBERTA_SETTINGS, **_CLASSES},
+        tensors=_tensors(
+            "roberta", **{"cls": "classifier.dense", "cls.output": "classifier.out_proj"}
+        )
+        | _POSITIONS,
+        ignored=_UNUSED,
+        kv_elements=keeps_nothing,
+        pooling="rank",
+    ),
+    Family(
+        "bert",
+        ("DistilBertModel", "DistilBertForMaskedLM"),
+        settings=_DISTIL_SETTINGS,
+        tensors=both(_DISTIL),
+        ignored=_UNUSED,
+        kv_elements=keeps_nothing,
+        pooling="mean",
+    ),
+    Family(
+        "bert",
+        ("DistilBertForSequenceClassification",),
+        settings={
+            **_DISTIL_SETTINGS,
+            **_CLASSES,
+            "classifier.activation": lambda config: "relu",
+        },
+        tensors=both(_DISTIL | _DISTIL_CLASSES),
+        ignored=_UNUSED,
+        kv_elements=keeps_nothing,
+        pooling="rank",
+    ),
+)

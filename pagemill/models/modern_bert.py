@@ -6,12 +6,14 @@ positions of another base.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-from pagemill.checkpoint import Family, WeightSource
-from pagemill.models.bert import Bert, keeps_nothing
+from pagemill.checkpoint import Family, Setting, Take, WeightSource
+from pagemill.errors import Unsupported
+from pagemill.models.bert import Bert, both, keeps_nothing, labels
 from pagemill.models.blocks import PreNorm
 from pagemill.models.layers import GatedFeedForward, LayerNorm
-from pagemill.models.pooling import DenseAttention, Pooler
+from pagemill.models.pooling import DenseAttention, Pooler, read_activation
 from pagemill.models.rotary import rotary
 from pagemill.ops.interface import Array, Ops, Pooling, Rope, Step
 from pagemill.types import ModelCard
@@ -40,7 +42,9 @@ class ModernBertAttention(DenseAttention):
 class ModernBertFeedForward(GatedFeedForward):
     """Its files hold gate and up in one matrix."""
 
-    activation = "gelu"
+    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
+        super().__init__(card, ops, source, index)
+        self.activation = read_activation(source.keys, "hidden_activation", "gelu")
 
 
 class ModernBertLayer(PreNorm):
@@ -81,5 +85,80 @@ class ModernBert(Bert):
         return self.norm(x)
 
 
+def _period(config: Mapping[str, Any]) -> Any:
+    """Of how many layers one sees all."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return config.get("global_attn_every_n_layers")
+    wide = [index for index, kind in enumerate(kinds) if kind == "full_attention"]
+    period = wide[1] if len(wide) > 1 else len(kinds)
+    if wide != list(range(0, len(kinds), period)):
+        raise Unsupported("config.json: 'layer_types': layers in no regular order cannot be run")
+    return period
+
+
+def _base(layers: str, old: str) -> Setting:
+    """The rotary base of a kind of layers."""
+
+    def find(config: Mapping[str, Any]) -> Any:
+        rope = (config.get("rope_parameters") or {}).get(layers) or {}
+        return rope.get("rope_theta", config.get(old))
+
+    return find
+
+
+def _tensors() -> dict[str, str | Take]:
+    at = "model.layers.{}"
+    return both(
+        {
+            "token_embd": "model.embeddings.tok_embeddings",
+            "token_embd_norm": "model.embeddings.norm",
+            "output_norm": "model.final_norm",
+            "blk.{}.attn_norm": f"{at}.attn_norm",
+            "blk.{}.attn_qkv": f"{at}.attn.Wqkv",
+            "blk.{}.attn_output": f"{at}.attn.Wo",
+            "blk.{}.ffn_norm": f"{at}.mlp_norm",
+            "blk.{}.ffn_up": f"{at}.mlp.Wi",
+            "blk.{}.ffn_down": f"{at}.mlp.Wo",
+        }
+    )
+
+
+_SETTINGS: Mapping[str, Setting] = {
+    "attention.layer_norm_epsilon": "norm_eps",
+    "attention.sliding_window": "local_attention",
+    "attention.sliding_window_pattern": _period,
+    "rope.freq_base": _base("full_attention", "global_rope_theta"),
+    "rope.freq_base_swa": _base("sliding_attention", "local_rope_theta"),
+    "hidden_activation": "hidden_activation",
+}
+_HEAD = both({"cls": "head.dense", "cls.norm": "head.norm", "cls.output": "classifier"})
+_GUESSING = ("head.dense.weight", "head.norm.weight", "decoder.weight", "decoder.bias")
+
 MODEL = ModernBert
-FAMILIES = (Family("modern-bert", kv_elements=keeps_nothing, pooling="mean"),)
+FAMILIES = (
+    Family(
+        "modern-bert",
+        ("ModernBertModel", "ModernBertForMaskedLM"),
+        settings=_SETTINGS,
+        tensors=_tensors(),
+        ignored=_GUESSING,
+        kv_elements=keeps_nothing,
+        pooling="mean",
+    ),
+    Family(
+        "modern-bert",
+        ("ModernBertForSequenceClassification",),
+        settings={
+            **_SETTINGS,
+            "classifier.output_labels": labels,
+            "classifier.activation": "classifier_activation",
+            "classifier.pooling_type": lambda config: {"mean": 1, "cls": 2}[
+                config.get("classifier_pooling", "cls")
+            ],
+        },
+        tensors=_tensors() | _HEAD,
+        kv_elements=keeps_nothing,
+        pooling="rank",
+    ),
+)

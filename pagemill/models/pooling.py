@@ -4,12 +4,35 @@ A decoder that was trained to embed has causal attention and pools its last toke
 both sides and pools its first, or the mean of all. Must not know: which network it is part of.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from pagemill.checkpoint import Keys, WeightSource
 from pagemill.models.layers import Attention, LayerNorm, Linear
 from pagemill.ops.interface import Activation, Array, Ops, Pooling, Step
 from pagemill.types import ModelCard
 
-_ACTIVATIONS: tuple[Activation, ...] = ("tanh", "gelu", "relu", "silu")
+# By the names that config.json has for them.
+_ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
+    {
+        "gelu": "gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "relu": "relu",
+        "silu": "silu",
+        "swiglu": "silu",
+        "tanh": "tanh",
+    }
+)
+
+
+def read_activation(keys: Keys, key: str, default: Activation) -> Activation:
+    """An activation that a file may name."""
+    name = keys.text(key, default)
+    if name not in _ACTIVATIONS:
+        choices = ", ".join(_ACTIVATIONS)
+        raise keys.unsupported(key, f"{name[:64]!r} cannot be run, only {choices}")
+    return _ACTIVATIONS[name]
 
 
 class DenseAttention(Attention):
@@ -33,7 +56,7 @@ class Head:
         self.dense = self.norm = None
         if activation is not None:
             self.dense = Linear(ops, source, ("cls", card.hidden_size), k=card.hidden_size)
-            self.activation = _activation(source.keys, activation)
+            self.activation = read_activation(source.keys, "classifier.activation", activation)
             if source.has("cls.norm"):
                 self.norm = LayerNorm(card, ops, source, "cls.norm")
         labels = max(1, len(card.labels))
@@ -67,12 +90,3 @@ class Pooler:
     def __call__(self, x: Array, step: Step) -> Array:
         pooled = self.ops.pool(x, step, self.kind)
         return self.ops.normalize(pooled) if self.head is None else self.head(pooled)
-
-
-def _activation(keys: Keys, default: Activation) -> Activation:
-    name = keys.text("classifier.activation", default)
-    for known in _ACTIVATIONS:
-        if name == known:
-            return known
-    choices = ", ".join(_ACTIVATIONS)
-    raise keys.unsupported("classifier.activation", f"{name[:64]!r} cannot be run, only {choices}")

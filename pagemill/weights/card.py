@@ -73,7 +73,7 @@ def read_card(
         quantization=sizes.most_common(1)[0][0] if sizes else "",
         parameters=sum(math.prod(info.shape) for info in tensors.values()),
         weights_bytes=sum(info.nbytes for info in tensors.values()),
-        context_length=keys.whole("context_length", 1, _MOST_WIDTH),
+        context_length=_context_length(keys),
         vocab_size=_vocab_size(general, keys, tensors),
         layers=layers,
         hidden_size=hidden,
@@ -95,6 +95,12 @@ def read_card(
     if family.kv_elements is not None:
         kv_elements = family.kv_elements(card, keys)
     return replace(card, kv_elements=kv_elements)
+
+
+def _context_length(keys: MetadataKeys) -> int:
+    """What the network allows, or less, where it was trained to embed shorter texts."""
+    longest = keys.whole("context_length", 1, _MOST_WIDTH)
+    return min(longest, keys.whole("sentence_length", 1, _MOST_WIDTH, longest))
 
 
 def _head_dim(keys: MetadataKeys, hidden: int, heads: int) -> int:

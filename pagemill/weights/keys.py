@@ -68,7 +68,9 @@ class MetadataKeys:
 
     def strings(self, key: str) -> Sequence[str]:
         value = self._get(key, None)
-        if not isinstance(value, StringArray):
+        if isinstance(value, StringArray):
+            return value
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.bad(key, f"is {_kind(value)}, not an array of strings")
         return value
 

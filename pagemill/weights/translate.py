@@ -13,12 +13,14 @@ from pagemill.weights import huggingface
 from pagemill.weights.cursor import show
 from pagemill.weights.folder import Folder
 from pagemill.weights.keys import ConfigKeys
+from pagemill.weights.sentences import sentence_settings
 from pagemill.weights.source import Stored
 from pagemill.weights.stored import Changed, Plain, Stack
 
 _MOST_LAYERS = 1 << 12
 _MOST_EXPERTS = 1 << 16
 _SUFFIXES = (".weight", ".bias")
+_OLD_ENDINGS = MappingProxyType({"Norm.gamma": "Norm.weight", "Norm.beta": "Norm.bias"})
 _HEAD = "output.weight"
 # How the names of a text model's tensors begin where it is part of a larger one.
 _WRAPPERS = ("model.language_model.", "language_model.model.")
@@ -47,7 +49,7 @@ def settings(folder: Folder, family: Family) -> tuple[Mapping[str, Any], ConfigK
     }
     labels = {"token_embd.weight": "model.embed_tokens.weight"}
     for key, where in {**huggingface.SETTINGS, **family.settings}.items():
-        full = f"{family.name}.{key}"
+        full = key if key.startswith("tokenizer.") else f"{family.name}.{key}"
         try:
             value = config.get(where) if isinstance(where, str) else where(config)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
@@ -55,6 +57,9 @@ def settings(folder: Folder, family: Family) -> tuple[Mapping[str, Any], ConfigK
         if value is not None:
             found[full] = value
         labels[full] = where if isinstance(where, str) else key
+    if family.pooling != "rank":  # classifiers pool as their networks do
+        for key, value in sentence_settings(folder.path, folder.name).items():
+            found[f"{family.name}.{key}"] = value
     return found, ConfigKeys(found, f"{folder.name}: config.json", labels)
 
 
@@ -125,6 +130,10 @@ def _canonical(folder: Folder, patterns: Mapping[str, str | Take]) -> Mapping[st
         name: Plain(name, info.dtype, info.shape or (1,), info.nbytes, folder.data)
         for name, info in folder.tensors.items()
     }
+    for name in list(stored):  # as they were called once
+        for old, new in _OLD_ENDINGS.items():
+            if name.endswith(old):
+                stored[name.removesuffix(old) + new] = stored[name]
     embedding = patterns["token_embd.weight"]
     expected = embedding if isinstance(embedding, str) else embedding.name
     beginning, dot, rest = expected.partition(".")

@@ -20,26 +20,34 @@ from tests.fakes import TinySource, run
 from tests.ops.cases import ragged_step
 from tests.samples import TINY_CARD, engine_plan
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 LENGTHS = (1, 7, 30)
-EMBEDDERS = {"bert": "mean", "roberta": "cls", "nomic": "mean", "modern": "cls"}
-CLASSIFIERS = ("bert_classifier", "reranker", "modern_reranker")
-NAMES = (*EMBEDDERS, *CLASSIFIERS)
+EMBEDDERS = {"bert": "mean", "roberta": "cls", "distil": "mean", "nomic": "mean", "modern": "cls"}
+LABELS = {
+    "bert_classifier": ("bad", "so so", "good"),
+    "distil_classifier": ("NEGATIVE", "POSITIVE"),
+    "reranker": ("LABEL_0",),
+    "modern_reranker": ("LABEL_0",),
+}
+NAMES = (*EMBEDDERS, *LABELS)
+FILES = ("model.gguf", "")  # a folder is its own name
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, NDArray[np.generic]]:
-    with np.load(GOLDEN / "tiny_encoders.npz", allow_pickle=False) as arrays:
+    with np.load(GOLDEN / "expected.npz", allow_pickle=False) as arrays:
         return dict(arrays)
 
 
-def opened(name: str) -> Checkpoint:
-    return open_model(GOLDEN / f"tiny_{name}.gguf", models)
+def opened(name: str, file: str = "model.gguf") -> Checkpoint:
+    return open_model(GOLDEN / name / file, models)
 
 
-def built(name: str, ops: Ops) -> Model:
-    checkpoint = opened(name)
-    return models.build(checkpoint.card, ops, checkpoint.source)
+def built(name: str, ops: Ops, file: str = "model.gguf") -> Model:
+    checkpoint = opened(name, file)
+    # A folder of transformers does not say how its vectors are pooled.
+    card = replace(checkpoint.card, pooling=EMBEDDERS.get(name, "rank"))
+    return models.build(card, ops, checkpoint.source)
 
 
 def step_of(golden: dict[str, NDArray[np.generic]], lengths: tuple[int, ...]) -> Step:
@@ -63,7 +71,7 @@ def step_of(golden: dict[str, NDArray[np.generic]], lengths: tuple[int, ...]) ->
     )
 
 
-@pytest.fixture(params=["reference"])
+@pytest.fixture(params=["reference", "cpu"])
 def ops(request: pytest.FixtureRequest) -> Ops:
     if request.param == "reference":
         return ReferenceOps()
@@ -72,9 +80,10 @@ def ops(request: pytest.FixtureRequest) -> Ops:
     return backend
 
 
+@pytest.mark.parametrize("file", FILES, ids=["gguf", "folder"])
 @pytest.mark.parametrize("name", NAMES)
-def test_vectors_and_scores_equal_those_of_transformers(name, ops, golden):
-    model = ops.compile(built(name, ops))
+def test_vectors_and_scores_equal_those_of_transformers(name, file, ops, golden):
+    model = ops.compile(built(name, ops, file))
     want = np.stack([golden[f"{name}_{length}"] for length in LENGTHS])
     together = np.array(model(step_of(golden, LENGTHS), None))
     np.testing.assert_allclose(together, want, rtol=0, atol=1e-4)
@@ -83,12 +92,15 @@ def test_vectors_and_scores_equal_those_of_transformers(name, ops, golden):
         np.testing.assert_array_equal(alone[0], together[row])
 
 
+@pytest.mark.parametrize("file", FILES, ids=["gguf", "folder"])
 @pytest.mark.parametrize("name", NAMES)
-def test_cards_say_what_the_network_gives(name):
-    card = opened(name).card
-    assert card.pooling == EMBEDDERS.get(name, "rank")
+def test_cards_say_what_the_network_gives(name, file):
+    card = opened(name, file).card
+    unsaid = "mean" if not file else EMBEDDERS.get(name)
+    assert card.pooling == ("rank" if name in LABELS else unsaid)
     assert (card.kv_elements, card.context_length, card.hidden_size) == (0, 48, 16)
-    assert card.labels == (("bad", "so so", "good") if name == "bert_classifier" else ())
+    named = card.labels or ("LABEL_0",)  # of one class, GGUF files do not say the name
+    assert named == LABELS.get(name, ("LABEL_0",))
 
 
 @pytest.mark.parametrize("name", ["bert", "bert_classifier", "nomic"])
@@ -165,7 +177,7 @@ def test_a_decoder_may_rank_by_its_last_token():
 
 def test_a_classifier_without_its_dense_part_is_refused(tmp_path):
     """Some converters leave it out; the scores of such a file would be wrong."""
-    data = (GOLDEN / "tiny_reranker.gguf").read_bytes()
+    data = (GOLDEN / "reranker" / "model.gguf").read_bytes()
     path = tmp_path / "cut.gguf"
     path.write_bytes(data.replace(b"cls.weight", b"clx.weight"))
     checkpoint = open_model(path, models)

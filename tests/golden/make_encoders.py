@@ -1,15 +1,18 @@
-"""Makes tiny_<encoder>.gguf and tiny_encoders.npz: what networks that give vectors are held to.
+"""Makes encoders/: tiny random networks that give vectors, and what transformers says of them.
 
 Needs packages that the project does not: run it in an environment of its own and commit the result.
 
     python -m venv /tmp/golden && /tmp/golden/bin/pip install torch transformers gguf
-    /tmp/golden/bin/python tests/golden/make_tiny_encoders.py
+    /tmp/golden/bin/python tests/golden/make_encoders.py
 
-Random encoders are made by transformers in float32; the hidden states that it computes, pooled
-here, are the expectation of embeddings, and its logits that of classifiers. The GGUF files are
-written by the `gguf` package under the names that llama.cpp's converter gives.
+Random encoders are made by transformers and computed in float32; their hidden states, pooled here,
+are the expectation of embeddings, and logits that of classifiers. Each folder gets config.json and
+model.safetensors as transformers saves them, and model.gguf, written by the `gguf` package under
+the names that llama.cpp's converter gives. Weights are numbers that BF16 holds.
 """
 
+import copy
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +23,7 @@ import numpy as np
 import torch
 import transformers
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "encoders"
 VOCAB, HIDDEN, FFN, LAYERS, HEADS, CONTEXT = 40, 16, 24, 4, 2, 48
 LENGTHS = (1, 7, 30)
 
@@ -48,6 +51,21 @@ BERT = {
     "classifier.dense": "cls",
     "classifier.out_proj": "cls.output",
     "pooler.dense": "cls",
+    "classifier": "cls.output",
+}
+DISTIL = {
+    "embeddings.word_embeddings": "token_embd",
+    "embeddings.position_embeddings": "position_embd",
+    "embeddings.LayerNorm": "token_embd_norm",
+    "attention.q_lin": "attn_q",
+    "attention.k_lin": "attn_k",
+    "attention.v_lin": "attn_v",
+    "attention.out_lin": "attn_output",
+    "sa_layer_norm": "attn_output_norm",
+    "ffn.lin1": "ffn_up",
+    "ffn.lin2": "ffn_down",
+    "output_layer_norm": "layer_output_norm",
+    "pre_classifier": "cls",
     "classifier": "cls.output",
 }
 NOMIC = {
@@ -98,8 +116,9 @@ def bert() -> Any:
 
 def bert_classifier() -> Any:
     config = transformers.BertConfig(
-        **SIZES, max_position_embeddings=CONTEXT, type_vocab_size=2, num_labels=3
-    )
+        **SIZES, max_position_embeddings=CONTEXT, type_vocab_size=2,
+        id2label=dict(enumerate(("bad", "so so", "good"))),
+    )  # fmt: skip
     return transformers.BertForSequenceClassification(config)
 
 
@@ -116,6 +135,22 @@ def reranker() -> Any:
         num_labels=1,
     )  # fmt: skip
     return transformers.XLMRobertaForSequenceClassification(config)
+
+
+def distil_config(**changes: Any) -> Any:
+    return transformers.DistilBertConfig(
+        vocab_size=VOCAB, dim=HIDDEN, hidden_dim=FFN, n_layers=LAYERS, n_heads=HEADS,
+        max_position_embeddings=CONTEXT, **changes,
+    )  # fmt: skip
+
+
+def distil() -> Any:
+    return transformers.DistilBertModel(distil_config())
+
+
+def distil_classifier() -> Any:
+    config = distil_config(id2label={0: "NEGATIVE", 1: "POSITIVE"})
+    return transformers.DistilBertForSequenceClassification(config)
 
 
 def nomic() -> Any:
@@ -153,6 +188,15 @@ CASES = {
     ),
     "roberta": Case("bert", roberta, BERT, 2, types=1, offset=2),
     "reranker": Case("bert", reranker, BERT, 4, types=1, offset=2),
+    "distil": Case("bert", distil, DISTIL, 1),
+    "distil_classifier": Case(
+        "bert",
+        distil_classifier,
+        DISTIL,
+        4,
+        {"classifier.activation": "relu"},
+        labels=("NEGATIVE", "POSITIVE"),
+    ),
     "nomic": Case("nomic-bert", nomic, NOMIC, 1, {"rope.freq_base": 1000.0}, types=2),
     "modern": Case("modern-bert", modern, MODERN, 2, MODERN_KEYS),
     "modern_reranker": Case("modern-bert", modern_reranker, MODERN, 4, MODERN_KEYS),
@@ -168,6 +212,7 @@ def random_weights(model: Any) -> Any:
                 values.copy_(0.1 * noise if name.endswith("bias") else 1 + 0.2 * noise)
             else:
                 values.copy_(noise * (1.0 if "embeddings" in name else 1.5 / HIDDEN**0.5))
+            values.copy_(values.bfloat16())
     return model.eval()
 
 
@@ -176,7 +221,7 @@ def tensors(case: Case, model: Any) -> Tensors:
     found: Tensors = {}
     for name, values in model.state_dict().items():
         stem, _, ending = name.rpartition(".")
-        for prefix in ("bert.", "roberta.", "model.", "encoder."):
+        for prefix in ("bert.", "roberta.", "distilbert.", "model.", "encoder.", "transformer."):
             stem = stem.removeprefix(prefix)
         at = ""
         if stem.startswith(("layer.", "layers.")):
@@ -195,15 +240,24 @@ def tensors(case: Case, model: Any) -> Tensors:
     return found
 
 
+def save(folder: Path, model: Any) -> None:
+    """config.json and model.safetensors."""
+    with tempfile.TemporaryDirectory() as there:
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(there)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_bytes((Path(there) / name).read_bytes())
+
+
 def write_gguf(name: str, case: Case, model: Any) -> None:
-    writer = gguf.GGUFWriter(HERE / f"tiny_{name}.gguf", case.arch)
+    writer = gguf.GGUFWriter(HERE / name / "model.gguf", case.arch)
     writer.add_name(f"tiny {name}")
     writer.add_block_count(LAYERS)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(FFN)
     writer.add_head_count(HEADS)
-    writer.add_layer_norm_eps(getattr(model.config, "layer_norm_eps", 1e-5))
+    eps = 1e-5 if case.arch == "modern-bert" else 1e-12
+    writer.add_layer_norm_eps(eps)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType(case.pooling))
     if case.types:
@@ -211,12 +265,18 @@ def write_gguf(name: str, case: Case, model: Any) -> None:
     for key, value in case.keys.items():
         if isinstance(value, float):
             writer.add_float32(f"{case.arch}.{key}", value)
+        elif isinstance(value, str):
+            writer.add_string(f"{case.arch}.{key}", value)
         else:
             writer.add_uint32(f"{case.arch}.{key}", value)
     if case.labels:
         writer.add_classifier_output_labels(list(case.labels))
     for tensor, values in tensors(case, model).items():
-        writer.add_tensor(tensor, values)
+        if values.ndim == 1:
+            writer.add_tensor(tensor, values)
+        else:
+            kind = gguf.GGMLQuantizationType.BF16
+            writer.add_tensor(tensor, gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -244,6 +304,8 @@ def main() -> None:
     for seed, (name, case) in enumerate(CASES.items()):
         torch.manual_seed(seed)
         model = random_weights(case.model())
+        (HERE / name).mkdir(parents=True, exist_ok=True)
+        save(HERE / name, model)
         write_gguf(name, case, model)
         for length in LENGTHS:
             ids, types = (
@@ -252,7 +314,7 @@ def main() -> None:
             )
             arrays[f"{name}_{length}"] = expected(case, model, ids, types)
             print(name, length, np.round(arrays[f"{name}_{length}"][:4], 3))
-    np.savez_compressed(HERE / "tiny_encoders.npz", **arrays)
+    np.savez_compressed(HERE / "expected.npz", **arrays)
 
 
 if __name__ == "__main__":
