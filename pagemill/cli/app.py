@@ -247,6 +247,28 @@ def import_models(
 
 @app.command()
 @boundary
+@with_settings("hub")
+def quantize(
+    source: Model,
+    target: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE.gguf")],
+    type_: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="q4_K_M, q8_0, f16, ... (docs/formats.md)")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+    ] = False,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: all cores.")] = 0,
+    *,
+    settings: Settings,
+) -> None:
+    """Write a smaller copy of a model, its matrices rounded to fewer bits."""
+    from pagemill.cli.quantize import quantize as write
+
+    typer.echo(write(source, target, type_, settings, overwrite=overwrite, threads=threads))
+
+
+@app.command()
+@boundary
 @with_settings()
 def ps(url: Url = "", *, settings: Settings) -> None:
     """List the models that a running server has in memory."""

@@ -35,7 +35,7 @@ def open_store(settings: Settings) -> Store:
 
 def pull(name: str, settings: Settings) -> StoredModel:
     """Download a model (or go on with it), showing how far it is. Complete ones are checked."""
-    from pagemill.cli.progress import pull_progress
+    from pagemill.cli.progress import byte_progress
     from pagemill.hub.download import pull as download
     from pagemill.hub.names import Name
     from pagemill.hub.remotes import Remotes
@@ -46,7 +46,7 @@ def pull(name: str, settings: Settings) -> StoredModel:
     remotes = Remotes(
         hub.index_url, hub.hf_endpoint, hub.hf_token, mirror=mirror, offline=hub.offline
     )
-    with pull_progress() as report:
+    with byte_progress() as report:
         return download(
             Name.parse(name),
             open_store(settings),

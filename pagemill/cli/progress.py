@@ -1,24 +1,33 @@
-"""A download in the terminal: size, speed and time left; plain lines where nobody watches."""
+"""Long work in the terminal: size, speed and time left; plain lines where nobody watches."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pagemill.cli.boundary import print_note
 from pagemill.cli.text import size
 
-if TYPE_CHECKING:
-    from pagemill.hub.download import PullProgress
 
-Report = Callable[["PullProgress"], None]
+class News(Protocol):
+    """How far a download or the like is. `total` and `completed` are bytes; 0: not known."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def completed(self) -> int: ...
+
+
+Report = Callable[[News], None]
 
 
 @contextmanager
-def pull_progress() -> Iterator[Report]:
-    """A function that shows each PullProgress on stderr: stdout belongs to the answer."""
+def byte_progress() -> Iterator[Report]:
+    """A function that shows each of the news on stderr: stdout belongs to the answer."""
     if not sys.stderr.isatty():
         yield _Lines().show
         return
@@ -43,7 +52,7 @@ def pull_progress() -> Iterator[Report]:
     with bar:
         task = bar.add_task("looking", total=None)
 
-        def show(news: PullProgress) -> None:
+        def show(news: News) -> None:
             bar.update(
                 task,
                 description=news.status,
@@ -60,7 +69,7 @@ class _Lines:
     def __init__(self) -> None:
         self._last = ("", -1)
 
-    def show(self, news: PullProgress) -> None:
+    def show(self, news: News) -> None:
         tenth = 10 * news.completed // news.total if news.total else 0
         if (news.status, tenth) == self._last:
             return

@@ -1,8 +1,8 @@
 """Makes a model file smaller: every matrix is rounded to the format that a mixture chooses for it.
 
 Knows the keys that say how a file was quantized and what a mixture asks about. What is rounded
-comes as `SourceTensor`s, from a GGUF file or elsewhere. One tensor is in work at a time, in slabs of
-rows.
+comes as `SourceTensor`s, from a GGUF file or elsewhere. One tensor is in work at a time, in slabs
+of rows.
 """
 
 import math
