@@ -22,7 +22,9 @@ struct Chunks {  // finds the chunk that holds tokens 16 i .. 16 i + 15 of a seq
   int per_page;
   size_t head, heads, size;  // size: elements of one head's keys and values in a chunk
   size_t operator()(int i) const {
-    const size_t chunk = (size_t)pages[i / per_page] * per_page + i % per_page;
+    // Most pages are one chunk; a division here is felt.
+    const size_t chunk =
+        per_page == 1 ? (size_t)pages[i] : (size_t)pages[i / per_page] * per_page + i % per_page;
     return (chunk * heads + head) * size;
   }
 };
@@ -100,21 +102,28 @@ struct Running {  // of one row: the largest score so far and the sum of exponen
   float top, total;
 };
 
+// Lanes from .. to of x that begins at lane t; the others from `other`.
+inline F32 lanes_between(F32 x, F32 other, int from, int to, int t) {
+  if (to - t < 16) x = first_lanes(x, other, to - t);
+  return from > t ? first_lanes(other, x, from - t) : x;
+}
+
 // scores[from..to) become exponentials, the others up to `tokens` zero; returns the maximum and the sum.
 inline Running soften(float* scores, int from, int to, int tokens, float scale) {
-  const float top = max_value(scores + from, to - from);
+  const F32 lowest = splat(-__builtin_inff());
+  const int first = from / 16 * 16;
+  F32 most = lowest;
+  for (int t = first; t < to; t += 16) most = max(lanes_between(load(scores + t), lowest, from, to, t), most);
+  const float top = largest(most);
   const F32 shift = splat(top), factor = splat(scale);
   F32 total = zero();
   for (int t = 0; t < tokens; t += 16) {
-    if (t >= to || t + 16 <= from) {
-      store(scores + t, zero());
-      continue;
+    F32 e = zero();
+    if (t >= first && t < to) {
+      e = lanes_between(exp(mul(sub(load(scores + t), shift), factor)), zero(), from, to, t);
+      total = add(total, e);
     }
-    F32 e = exp(mul(sub(load(scores + t), shift), factor));
-    if (to - t < 16) e = first_lanes(e, zero(), to - t);
-    if (from > t) e = first_lanes(zero(), e, from - t);
     store(scores + t, e);
-    total = add(total, e);
   }
   return {top, sum(total)};
 }
@@ -186,7 +195,7 @@ void attend_rows(const KvLayer& layer, const AttentionTask& task) {
   float *q = task.scratch, *sums = q + kM * dim, *part = sums + kM * dim, *weights = part + kM * dim;
   for (int m = 0; m < kM; m++) {
     const float* from = task.q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim;
-    for (int d = 0; d < dim; d++) q[m * dim + d] = d < layer.dim ? from[d] : 0.0f;
+    for (int d = 0; d < dim; d += 16) store(q + m * dim + d, load_first(from + d, layer.dim - d));
   }
   Running run[kM];
   // Nobody sees what lies before the first token's window: chunks there are not read.

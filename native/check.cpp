@@ -6,6 +6,7 @@
 //   -ffp-contract=off -static -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_SIMD='"simd_neon.h"'
 //   -DPAGEMILL_TABLE=kernels_neon -c kernels.cpp -o neon.o aarch64-linux-gnu-g++ -std=c++20 -O2 -static
 //   check.cpp select.cpp weights.cpp threads.cpp portable.o neon.o -o check && qemu-aarch64-static ./check
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -136,6 +137,11 @@ void check_rows(const Kernels& kernels, const Kernels& portable, const std::vect
     same("add_scaled", [&](const Kernels& k, float* out) { k.add_scaled(x, 0.7f, out, n); });
     same("softcap", [&](const Kernels& k, float* out) { k.softcap(x, 0.9f, out, n); });
     same("sigmoid_mul", [&](const Kernels& k, float* out) { k.sigmoid_mul(x, y, false, out, n); });
+    same("max_value beside NaN", [&](const Kernels& k, float* out) {
+      std::copy_n(x, n, out);
+      out[n / 2] = NAN;
+      *out = k.max_value(out, n), out[n / 2] = 0;
+    });
     for (int kind = 0; kind <= (int)Curve::clamped_silu; kind++) {
       const std::string number = " " + std::to_string(kind) + " of";
       same("gate" + number, [&](const Kernels& k, float* out) { k.gate((Curve)kind, x, y, out, n); });

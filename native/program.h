@@ -284,6 +284,7 @@ class Program {
   std::vector<Phase> phases_;
   std::vector<Shares> shares_;  // one a phase
   std::vector<AttentionPlan> plans_;
+  std::vector<int32_t> chunks_;  // 0, 1, 2 ..: the pages of what is packed
   std::vector<Routes> routes_;
   StepView step_;
   int placed_tokens_ = 0, placed_sampled_ = 0;

@@ -59,6 +59,7 @@ void Program::place_scratch() {
     if (i.op == Op::linear_heads) size = padded(i.matrix->n()) + kTile;
     scratch_stride_ = std::max(scratch_stride_, (size + 15) / 16 * 16);
   }
+  for (int chunk = (int)chunks_.size(); chunk * kChunk < longest + kChunk; chunk++) chunks_.push_back(chunk);
   const size_t bytes = scratch_stride_ * sizeof(float) * pool_->size();
   if (scratch_.size() < bytes) scratch_ = Block(bytes);
 }
@@ -109,11 +110,20 @@ void Program::attend_packed(const Instruction& i, const Task& task, int kv_head,
   const KvLayer layer{packed, false, 1, dim, padded(dim)};
   if (dim < layer.padded_dim)
     std::fill_n(packed, (size_t)round_up(to - from, kChunk) * 2 * layer.padded_dim, 0);
+  // A head's columns of successive tokens lie far apart: they are asked for ahead of their use.
+  constexpr int kAhead = 12;
+  const auto fetch = [&](View view, int token, int head, int width) {
+    const char* line = (const char*)(at(view, start + token) + (size_t)head * dim);
+    for (size_t byte = 0; byte < width * sizeof(float); byte += 64) __builtin_prefetch(line + byte);
+  };
   for (int token = from; token < to; token++) {
+    if (token + kAhead < to)
+      fetch(i.b, token + kAhead, kv_head, dim), fetch(i.c, token + kAhead, kv_head, dim);
+    if (token >= task.first && token < task.first + task.count)
+      fetch(i.a, token, kv_head * plan.group, plan.group * dim);
     kernels_.store_key(layer, token - from, 0, at(i.b, start + token) + (size_t)kv_head * dim, 0, dim);
     kernels_.store_value(layer, token - from, 0, at(i.c, start + token) + (size_t)kv_head * dim, dim);
   }
-  const int32_t page = 0;
   const int together = std::max(1, kernels_.max_query_rows / plan.together);
   for (int first = task.first; first < task.first + task.count; first += together)
     for (int part = 0; part < plan.group; part += plan.together) {
@@ -123,7 +133,7 @@ void Program::attend_packed(const Instruction& i, const Task& task, int kv_head,
       kernels_.attend(
           layer, {at(i.a, token) + column, (size_t)buffers_[i.a.buffer].stride, at(i.out, token) + column,
                   (size_t)buffers_[i.out.buffer].stride, tokens, heads, first - from, to - from, reach, reach,
-                  &page, INT_MAX, 0, dim, i.scoring.scale, i.scoring.softcap, nullptr, scratch});
+                  chunks_.data(), 1, 0, dim, i.scoring.scale, i.scoring.softcap, nullptr, scratch});
       if (!i.quantized) continue;
       for (int t = token; t < token + tokens; t++)
         kernels_.quantize(at(i.out, t), (int)column / kGroup, (int)column + heads * dim,

@@ -66,11 +66,12 @@ inline F32 div(F32 a, F32 b) {
 inline F32 fma(F32 a, F32 b, F32 c) {
   return each([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
+// Of a NaN and a number the second, as on the other instruction sets.
 inline F32 max(F32 a, F32 b) {
-  return each([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); });
+  return each([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
 }
 inline F32 min(F32 a, F32 b) {
-  return each([&](int i) { return vminq_f32(a.v[i], b.v[i]); });
+  return each([&](int i) { return vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
 }
 inline F32 abs(F32 a) {
   return each([&](int i) { return vabsq_f32(a.v[i]); });
