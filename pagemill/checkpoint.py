@@ -99,6 +99,18 @@ class Take:
     change: Callable[[Array, Keys], Array]
 
 
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Some rows of another tensor of the file's, as they are stored: quantized ones stay so."""
+
+    name: str  # in the file, "{}" for the layer
+    rows: Callable[[int, Keys], Sequence[int]]  # of a matrix (of each expert) with so many
+
+
+# Where safetensors files have a tensor: its name, "{}" for the layer and, where each expert has its
+# own, another "{}" for the expert; or how to make it.
+Place = str | Take | Pick
+
 # Where config.json has a setting: its key, or a function of the whole (parsed) file. A function
 # returns None for "not there", and raises Unsupported for what cannot be run.
 Setting = str | Callable[[Mapping[str, Any]], Any]
@@ -112,8 +124,11 @@ class Family:
     classes: tuple[str, ...] = ()  # "architectures" of its config.json: "Qwen2ForCausalLM"
     # GGUF's setting -> where config.json has it.
     settings: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))
-    # GGUF's tensor, "blk.{}.ffn_norm.weight" -> its name in safetensors files, or how to make it.
-    tensors: Mapping[str, str | Take] = field(default_factory=lambda: MappingProxyType({}))
+    # GGUF's tensor, "blk.{}.ffn_norm.weight" -> where safetensors files have it; of several places
+    # the first that is there.
+    tensors: Mapping[str, Place | Sequence[Place]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     # Tensors of safetensors files that are no weights or repeat others: endings of names.
     ignored: tuple[str, ...] = ()
     # Tensor ("attn_q") -> the rows of the file in the order that networks expect (see `Rope`).

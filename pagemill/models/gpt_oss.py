@@ -1,9 +1,10 @@
 """gpt-oss (OpenAI, 2025): attention sinks, a window in every other layer, experts with biases and a
 clamped gate."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from pagemill.checkpoint import Family, Keys, Take, WeightSource
+from pagemill.checkpoint import Family, Keys, Pick, Take, WeightSource
 from pagemill.models.blocks import PreNorm
 from pagemill.models.layers import Attention
 from pagemill.models.llama import Llama
@@ -59,6 +60,14 @@ def odd(biases: Array, keys: Keys) -> Array:
     return biases[..., 1::2]
 
 
+def even_rows(count: int, keys: Keys) -> Sequence[int]:
+    return range(0, count, 2)
+
+
+def odd_rows(count: int, keys: Keys) -> Sequence[int]:
+    return range(1, count, 2)
+
+
 _MLP = "model.layers.{}.mlp"
 
 MODEL = GptOss
@@ -72,9 +81,18 @@ FAMILIES = (
             "blk.{}.attn_sinks.weight": "model.layers.{}.self_attn.sinks",
             "blk.{}.ffn_gate_inp.weight": f"{_MLP}.router.weight",
             "blk.{}.ffn_gate_inp.bias": f"{_MLP}.router.bias",
-            "blk.{}.ffn_gate_exps.weight": Take(f"{_MLP}.experts.gate_up_proj", gates),
-            "blk.{}.ffn_up_exps.weight": Take(f"{_MLP}.experts.gate_up_proj", ups),
-            "blk.{}.ffn_down_exps.weight": Take(f"{_MLP}.experts.down_proj", swapped),
+            "blk.{}.ffn_gate_exps.weight": (
+                Pick(f"{_MLP}.experts.gate_up_proj_blocks", even_rows),  # MXFP4: rows are outputs
+                Take(f"{_MLP}.experts.gate_up_proj", gates),
+            ),
+            "blk.{}.ffn_up_exps.weight": (
+                Pick(f"{_MLP}.experts.gate_up_proj_blocks", odd_rows),
+                Take(f"{_MLP}.experts.gate_up_proj", ups),
+            ),
+            "blk.{}.ffn_down_exps.weight": (
+                f"{_MLP}.experts.down_proj_blocks",
+                Take(f"{_MLP}.experts.down_proj", swapped),
+            ),
             "blk.{}.ffn_gate_exps.bias": Take(f"{_MLP}.experts.gate_up_proj_bias", even),
             "blk.{}.ffn_up_exps.bias": Take(f"{_MLP}.experts.gate_up_proj_bias", odd),
             "blk.{}.ffn_down_exps.bias": f"{_MLP}.experts.down_proj_bias",

@@ -125,11 +125,36 @@ class ConfigKeys(MetadataKeys):
     def __init__(
         self, metadata: Mapping[str, Any], name: str, labels: Mapping[str, str], prefix: str = ""
     ) -> None:
-        super().__init__(metadata, name, prefix)
+        there = {key: value for key, value in metadata.items() if value is not None}
+        super().__init__(there, name, prefix)
         self._labels = labels
 
     def of(self, architecture: str) -> "ConfigKeys":
         return ConfigKeys(self._metadata, self._name, self._labels, f"{architecture}.")
+
+    def part(self, key: str) -> "ConfigKeys":
+        """The settings of an object within the file."""
+        value = self._get(key, None)
+        if not isinstance(value, dict):
+            raise self.bad(key, f"is {_kind(value)}, not an object")
+        return ConfigKeys(value, f"{self._name}: {show(key)}", {})
+
+    def names(self) -> Sequence[str]:
+        """All keys."""
+        return list(self._metadata)
+
+    def signed(self, key: str, most: float) -> float:
+        """A number from -most to most."""
+        value = self._get(key, None)
+        if not isinstance(value, int | float) or not -most <= value <= most:
+            raise self.bad(key, f"is {_kind(value)}, not a number from {-most} to {most}")
+        return float(value)
+
+    def strings(self, key: str) -> Sequence[str]:
+        value = self._get(key, None)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.bad(key, f"is {_kind(value)}, not an array of strings")
+        return value
 
     def _shown(self, key: str) -> str:
         return show(self._labels.get(self._full(key), key))
@@ -146,4 +171,6 @@ def _kind(value: object) -> str:
         return "a string"
     if isinstance(value, StringArray | memoryview | list | tuple):
         return "an array"
+    if isinstance(value, dict):
+        return "an object"
     return f"{value} ({type(value).__name__})"

@@ -17,6 +17,9 @@ from pagemill.weights import formats
 from pagemill.weights.cursor import show
 from pagemill.weights.source import Rows, Stored
 
+_REAL = ("F32", "F16", "BF16")
+_NEAR = "Q8_0"
+
 
 @dataclass(frozen=True, slots=True)
 class Plain:
@@ -108,6 +111,25 @@ class Changed:
         return changed
 
 
+class Picked:
+    """Some rows of another tensor, as they are stored (see `checkpoint.Pick`)."""
+
+    def __init__(self, of: Stored, pick: Callable[[int, Keys], Sequence[int]], keys: Keys) -> None:
+        self.name, self.format, self.origins = of.name, of.format, of.origins
+        self._of, self._rows = of, of.shape[-2] if len(of.shape) > 1 else 0
+        self._picked = np.array(pick(self._rows, keys), np.intp)
+        good = ((self._picked >= 0) & (self._picked < self._rows)).all() if self._rows else False
+        if not good:
+            raise BadModelFile(f"tensor {show(self.name)} of shape {of.shape} has too few rows")
+        self.shape = (*of.shape[:-2], len(self._picked), of.shape[-1])
+        self.nbytes = of.nbytes * len(self._picked) // self._rows
+
+    def read(self, expert: int | None = None) -> Rows:
+        form, rows = self._of.read(expert)
+        of_matrices = rows.reshape(-1, self._rows, rows.shape[-1])
+        return form, of_matrices[:, self._picked].reshape(-1, rows.shape[-1])
+
+
 def _of_expert(rows: NDArray[np.uint8], shape: tuple[int, ...], expert: int) -> NDArray[np.uint8]:
     size = len(rows) // shape[0]
     return rows[expert * size : (expert + 1) * size]
@@ -123,9 +145,12 @@ def _unpacked(name: str, form: str, rows: NDArray[np.uint8]) -> Float32:
 
 
 def _packed(values: Float32, form: str) -> Rows:
-    """In the given format where that loses nothing, else in float32."""
-    if form in formats.packing_names() and values.shape[1] % formats.get(form).BLOCK_SIZE == 0:
+    """In the given format where that loses nothing, else in float32; of a quantized matrix the
+    nearest Q8_0."""
+    if form in _REAL:
         packed = formats.get_packing(form).pack(values)
         if np.array_equal(formats.get(form).unpack(packed), values):
             return form, packed
+    elif values.shape[1] % formats.get(_NEAR).BLOCK_SIZE == 0:
+        return _NEAR, formats.get_packing(_NEAR).pack(values)
     return "F32", formats.get_packing("F32").pack(values)

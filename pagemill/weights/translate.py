@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from pagemill.checkpoint import Family, Keys, Take
+from pagemill.checkpoint import Family, Keys, Pick, Place, Take
 from pagemill.errors import BadModelFile
-from pagemill.weights import huggingface
+from pagemill.weights import huggingface, quantized
 from pagemill.weights.cursor import show
 from pagemill.weights.folder import Folder
 from pagemill.weights.keys import ConfigKeys
 from pagemill.weights.sentences import sentence_settings
 from pagemill.weights.source import Stored
-from pagemill.weights.stored import Changed, Plain, Stack
+from pagemill.weights.stored import Changed, Picked, Plain, Stack
 
 _MOST_LAYERS = 1 << 12
 _MOST_EXPERTS = 1 << 16
@@ -73,18 +73,16 @@ def tensors(folder: Folder, family: Family, keys: Keys) -> Mapping[str, Stored]:
     """The folder's tensors by GGUF's name, as far as the family has a name for them."""
     layers = keys.whole("block_count", 1, _MOST_LAYERS)
     experts = keys.whole("expert_count", 0, _MOST_EXPERTS, 0)
-    patterns = dict(_patterns(family))
-    stored = _canonical(folder, patterns)
+    places = dict(_places(family))
+    stored = _canonical(folder, places)
     found: dict[str, Stored] = {}
-    for ours, theirs in patterns.items():
-        name = theirs if isinstance(theirs, str) else theirs.name
+    for ours, several in places.items():
         for layer in range(layers if "{}" in ours else 1):
-            tensor = _find(stored, name, layer, experts)
-            if tensor is None:
-                continue
-            if isinstance(theirs, Take):
-                tensor = Changed(tensor, theirs.change, keys)
-            found[ours.format(layer)] = tensor
+            for place in several:
+                tensor = _find(stored, place, (layer, experts), keys)
+                if tensor is not None:
+                    found[ours.format(layer)] = tensor
+                    break
     tied = _text_config(folder).get("tie_word_embeddings")
     if tied is True:
         found.pop(_HEAD, None)  # a copy of the embedding
@@ -99,7 +97,7 @@ def nameless(folder: Folder, family: Family, found: Mapping[str, Stored]) -> Seq
     """Tensors of the folder that have no name of ours, so that nobody can ask for them, and may
     matter."""
     named = {origin for tensor in found.values() for origin in tensor.origins}
-    endings = (*huggingface.IGNORED, *family.ignored)
+    endings = (*huggingface.IGNORED, *quantized.IGNORED, *family.ignored)
     if _text_config(folder).get("tie_word_embeddings") is True:
         endings = (*endings, "lm_head.weight")
     inside = _wrapper(folder.tensors)
@@ -110,32 +108,36 @@ def nameless(folder: Folder, family: Family, found: Mapping[str, Stored]) -> Seq
     ]
 
 
-def _patterns(family: Family) -> Iterator[tuple[str, str | Take]]:
-    """GGUF's tensor -> where it is, of the family and, where it has no other word, of all."""
+def _places(family: Family) -> Iterator[tuple[str, Sequence[Place]]]:
+    """GGUF's tensor -> where it may be, of the family and, where it has no other word, of all."""
+    taken: set[str] = set()
     for ours, theirs in family.tensors.items():
-        yield ours, theirs
-    taken = {
-        theirs if isinstance(theirs, str) else theirs.name for theirs in family.tensors.values()
-    }
+        places = (theirs,) if isinstance(theirs, str | Take | Pick) else theirs
+        taken.update(_name(place) for place in places)
+        yield ours, places
     for ours, theirs in huggingface.TENSORS.items():
         for suffix in _SUFFIXES:
             if f"{ours}{suffix}" not in family.tensors and f"{theirs}{suffix}" not in taken:
-                yield f"{ours}{suffix}", f"{theirs}{suffix}"
+                yield f"{ours}{suffix}", (f"{theirs}{suffix}",)
 
 
-def _canonical(folder: Folder, patterns: Mapping[str, str | Take]) -> Mapping[str, Stored]:
-    """The folder's tensors under the names that `patterns` have for them: files of a part of a
+def _name(place: Place) -> str:
+    return place if isinstance(place, str) else place.name
+
+
+def _canonical(folder: Folder, places: Mapping[str, Sequence[Place]]) -> Mapping[str, Stored]:
+    """The folder's tensors under the names that `places` have for them: files of a part of a
     model, or of a larger one, call them with another beginning."""
     stored: dict[str, Stored] = {
         name: Plain(name, info.dtype, info.shape or (1,), info.nbytes, folder.data)
         for name, info in folder.tensors.items()
     }
+    stored.update(quantized.matrices(folder))
     for name in list(stored):  # as they were called once
         for old, new in _OLD_ENDINGS.items():
             if name.endswith(old):
                 stored[name.removesuffix(old) + new] = stored[name]
-    embedding = patterns["token_embd.weight"]
-    expected = embedding if isinstance(embedding, str) else embedding.name
+    expected = _name(places["token_embd.weight"][0])
     beginning, dot, rest = expected.partition(".")
     if expected in stored:
         return stored
@@ -157,16 +159,21 @@ def _wrapper(names: Mapping[str, object]) -> str:
     return ""
 
 
-def _find(stored: Mapping[str, Stored], pattern: str, layer: int, experts: int) -> Stored | None:
-    if pattern.count("{}") < 2:
-        return stored.get(pattern.format(layer))
-    if pattern.format(layer, 0) not in stored:
+def _find(
+    stored: Mapping[str, Stored], place: Place, layer_and_experts: tuple[int, int], keys: Keys
+) -> Stored | None:
+    pattern, (layer, experts) = _name(place), layer_and_experts
+    of_experts = pattern.count("{}") > 1
+    if pattern.format(layer, 0) not in stored or (of_experts and not experts):
         return None
-    parts = []
-    for expert in range(experts):
-        part = stored.get(pattern.format(layer, expert))
-        if part is None:
-            name = show(pattern.format(layer, expert))
-            raise BadModelFile(f"tensor {name}, of one of {experts} experts, is missing")
-        parts.append(part)
-    return Stack(parts) if parts else None
+    found: Stored = stored[pattern.format(layer, 0)]
+    if of_experts:
+        parts = [stored.get(pattern.format(layer, expert)) for expert in range(experts)]
+        for expert, part in enumerate(parts):
+            if part is None:
+                name = show(pattern.format(layer, expert))
+                raise BadModelFile(f"tensor {name}, of one of {experts} experts, is missing")
+        found = Stack([part for part in parts if part is not None])
+    if isinstance(place, Take):
+        return Changed(found, place.change, keys)
+    return Picked(found, place.rows, keys) if isinstance(place, Pick) else found

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pagemill.weights import formats
+from pagemill.weights.formats import nf4
 from pagemill.weights.ggml import TYPES
 from tests.golden.random_blocks import MASKS, random_blocks
 
@@ -26,6 +27,20 @@ BLOCKS = {
     "Q8_0": (
         struct.pack("<e32b", 0.5, *range(-128, -112), *range(112, 128)),
         np.r_[-128:-112, 112:128] * 0.5,
+    ),
+    "INT8": (
+        struct.pack("<fH32B", 0.3, 130, *range(16), *range(240, 256)),
+        np.float32(0.3) * (np.r_[0:16, 240:256] - 130).astype(np.float32),
+    ),
+    "INT4": (
+        struct.pack("<fB", 0.3, 16) + NIBBLES,
+        np.float32(0.3) * (np.r_[UP, DOWN] - 16).astype(np.float32),
+    ),
+    "NF4": (struct.pack("<f", 2.0) + NIBBLES, 2 * np.float32(nf4.TABLE)[np.r_[UP, DOWN]]),
+    "FP8": (
+        # The smallest, the largest below 2 ** -6, that, 1, 1.125, the largest; and with a sign.
+        struct.pack("<f32B", 0.5, 0, 1, 7, 8, 56, 57, 126, 128, 129, 254, *[0] * 22),
+        np.r_[0, 2**-10, 7 * 2**-10, 2**-7, 0.5, 0.5625, 224, 0, -(2**-10), -224, [0] * 22],
     ),
     "Q4_0": (struct.pack("<e", 0.25) + NIBBLES, (np.r_[UP, DOWN] - 8) * 0.25),
     "Q4_1": (struct.pack("<ee", 0.25, -1.5) + NIBBLES, np.r_[UP, DOWN] * 0.25 - 1.5),
@@ -63,7 +78,8 @@ def test_every_type_of_real_numbers_has_a_format():
     sizes = {name: (size, nbytes) for name, size, nbytes in TYPES.values()}
     for name in ("I8", "I16", "I32", "I64", "F64"):
         del sizes[name]
-    found = map(formats.get, formats.names())
+    ours = ("INT4", "INT8", "FP8", "NF4")  # of quantized folders
+    found = (formats.get(name) for name in formats.names() if name not in ours)
     assert {form.NAME: (form.BLOCK_SIZE, form.BLOCK_BYTES) for form in found} == sizes
 
 

@@ -38,14 +38,23 @@ class PackingFormat(Format, Protocol):
         ...
 
 
+class NotInGGUF(Format, Protocol):
+    """A format that no GGUF file has, and that kernels need not know."""
+
+    def as_gguf(self, raw: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
+        """Rows as the nearest format that GGUF has: its name, and (rows, bytes per row) in it."""
+        ...
+
+
 _PACKING = (
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
-    "Q6_K", "IQ4_NL", "MXFP4", "TQ1_0", "TQ2_0",
+    "Q6_K", "IQ4_NL", "MXFP4", "TQ1_0", "TQ2_0", "FP8",
 )  # fmt: skip
 _READ_ONLY = (
     "IQ4_XS", "NVFP4", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_0",
-    "Q1_0",
+    "Q1_0", "INT4", "INT8", "NF4",
 )  # fmt: skip
+_NOT_IN_GGUF = ("INT4", "INT8", "FP8", "NF4")  # what quantized folders mean, exactly
 
 
 def names() -> tuple[str, ...]:
@@ -70,6 +79,13 @@ def get_packing(name: str) -> PackingFormat:
     if name not in _PACKING:
         raise KeyError(f"format {name!r} cannot be written; there are {', '.join(_PACKING)}")
     return cast(PackingFormat, import_module(f"{__name__}.{name.lower()}"))
+
+
+def as_gguf(name: str, raw: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
+    """Rows in a format that GGUF has: those of another as the nearest one, the rest as they are."""
+    if name not in _NOT_IN_GGUF:
+        return name, raw
+    return cast(NotInGGUF, get(name)).as_gguf(raw)
 
 
 def bytes_per_row(name: str, k: int) -> int:

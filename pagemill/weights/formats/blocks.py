@@ -44,9 +44,24 @@ def pack_rows(
     return out.reshape(rows, row_len // block_size * block_bytes)
 
 
+def repack(
+    raw: Bytes, unpack: Callable[[Bytes], Float32], pack: Callable[[Float32], Bytes]
+) -> Bytes:
+    """Rows of one format in another, a slab of rows at a time."""
+    step = max(1, _SLAB_ELEMENTS * 16 // max(1, raw.shape[1]))
+    return np.concatenate(
+        [pack(unpack(raw[start : start + step])) for start in range(0, len(raw), step)]
+    )
+
+
 def half(blocks: Bytes, at: int) -> Float32:
     """The half-precision number at byte `at` of each block, (n, 1)."""
     return blocks[:, at : at + 2].copy().view("<f2").astype(np.float32)
+
+
+def single(blocks: Bytes, at: int) -> Float32:
+    """The single-precision number at byte `at` of each block, (n, 1)."""
+    return blocks[:, at : at + 4].copy().view("<f4").astype(np.float32)
 
 
 def half_bytes(values: Float32) -> Bytes:

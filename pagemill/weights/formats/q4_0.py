@@ -35,6 +35,13 @@ def _unpack(blocks: Bytes, out: Float32) -> None:
     np.multiply(quants, half(blocks, 0), out=out)
 
 
+def from_parts(quants: Bytes, scales: Float32) -> Bytes:
+    """Numbers (rows, K) below 16 and, for each block of them, scales (rows, B)."""
+    packed = join_bits(quants.reshape(-1, 32), 4, 16)
+    blocks = np.concatenate([half_bytes(scales.reshape(-1, 1)), packed], axis=1)
+    return blocks.reshape(len(quants), -1)
+
+
 def pack(values: Float32) -> Bytes:
     """(rows, 32 B) -> (rows, 18 B) bytes. The largest magnitude of a block becomes -8."""
     return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)

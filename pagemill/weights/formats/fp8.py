@@ -1,0 +1,78 @@
+"""FP8: blocks of 32 eight-bit floats (E4M3) under a scale s; an element is v[byte] * s.
+
+What fp8, fbgemm and compressed-tensors files mean, whatever parts of a matrix share a scale: a
+block repeats it. A block is s (4 bytes, single precision), then 32 bytes. A byte is a sign, four
+bits of exponent (bias 7) and three of mantissa; there are no infinities, and 127 and 255 are no
+numbers.
+"""
+
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from pagemill.weights.formats import q8_0
+from pagemill.weights.formats.blocks import Bytes, Float32, pack_rows, repack, single, unpack_rows
+
+NAME: Final = "FP8"
+BLOCK_SIZE: Final = 32
+BLOCK_BYTES: Final = 36
+LARGEST: Final = 448.0
+
+
+@cache
+def table() -> Float32:
+    """What each byte means."""
+    byte = np.arange(256)
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    leading = np.where(exponent > 0, 8, 0)  # a bit that is not stored
+    significant = (mantissa + leading).astype(np.float32)
+    values: Float32 = np.ldexp(significant, np.maximum(exponent, 1) - 10)
+    values[byte & 127 == 127] = np.nan
+    values[128:] *= -1
+    values.setflags(write=False)
+    return values
+
+
+def unpack(raw: Bytes) -> Float32:
+    """(rows, 36 B) bytes -> (rows, 32 B)."""
+    return unpack_rows(raw, BLOCK_SIZE, BLOCK_BYTES, _unpack)
+
+
+def _unpack(blocks: Bytes, out: Float32) -> None:
+    np.take(table(), blocks[:, 4:], out=out, mode="clip")
+    out *= single(blocks, 0)
+
+
+def from_parts(quants: Bytes, scales: Float32) -> Bytes:
+    """Bytes (rows, K) and, for each block of them, scales (rows, B)."""
+    heads = scales.astype("<f4").reshape(-1, 1).view(np.uint8)
+    return np.concatenate([heads, quants.reshape(-1, 32)], axis=1).reshape(len(quants), -1)
+
+
+def pack(values: Float32) -> Bytes:
+    """(rows, 32 B) -> (rows, 36 B) bytes. The largest magnitude of a block becomes 448."""
+    return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)
+
+
+def _pack(blocks: Float32) -> Bytes:
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(LARGEST)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    return np.concatenate([scale.view(np.uint8), nearest(blocks * inverse)], axis=1)
+
+
+def nearest(values: Float32) -> Bytes:
+    """The byte whose meaning is nearest; of two, the even one. What is too large is the largest."""
+    levels = table()[:127]
+    middles = (levels[1:] + levels[:-1]) / 2
+    size = np.abs(values)
+    byte = np.searchsorted(middles, size)
+    between = byte < len(middles)
+    tie = between & (size == middles[np.where(between, byte, 0)])
+    byte += tie & (byte % 2 == 1)
+    return (byte + np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+
+
+def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
+    """The nearest that GGUF has: Q8_0."""
+    return q8_0.NAME, repack(raw, unpack, q8_0.pack)
