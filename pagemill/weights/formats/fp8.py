@@ -57,8 +57,8 @@ def pack(values: Float32) -> Bytes:
 
 def _pack(blocks: Float32) -> Bytes:
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(LARGEST)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-    return np.concatenate([scale.view(np.uint8), nearest(blocks * inverse)], axis=1)
+    scaled = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)
+    return np.concatenate([scale.view(np.uint8), nearest(scaled)], axis=1)
 
 
 def nearest(values: Float32) -> Bytes:

@@ -86,7 +86,8 @@ def _packed(tensors: Tensors, module: str) -> Made:
             )
         )
 
-    form = affine.nominal(width, inputs, inputs // groups)
+    in_order = gptq.order_of(tensors, order, inputs, groups) is None
+    form = affine.nominal(width, inputs, inputs // groups if in_order else 1)
     return Made(f"{module}.weight", form, (outputs, inputs), names, make)
 
 

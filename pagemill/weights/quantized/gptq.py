@@ -40,9 +40,7 @@ def _matrix(tensors: Tensors, module: str, less_one: bool) -> Made:
     inputs = words * 32 // width
     if words != bits.words_of(inputs, width) or inputs % groups:
         raise tensors.bad(packed, f"has {inputs} inputs in {groups} groups")
-    if tensors.has(order):
-        tensors.check(order, (inputs,), "I32")
-    else:
+    if not tensors.has(order):
         del names[3]
 
     def make(expert: int | None) -> Rows:
@@ -58,7 +56,8 @@ def _matrix(tensors: Tensors, module: str, less_one: bool) -> Made:
         )
         return affine.rows(matrix)
 
-    form = affine.nominal(width, inputs, inputs // groups)
+    in_order = order_of(tensors, order, inputs, groups) is None
+    form = affine.nominal(width, inputs, inputs // groups if in_order else 1)
     return Made(f"{module}.weight", form, (outputs, inputs), names, make)
 
 
