@@ -33,6 +33,7 @@ from pagemill.ops.interface import (
 )
 from pagemill.ops.recorder import Rows, Symbol
 from pagemill.ops.recording import Compiled, recorded
+from pagemill.weights import formats
 
 _FIRST_POSITIONS = 2048  # rows of a rotary table at first; it doubles when a longer sequence comes
 
@@ -95,17 +96,17 @@ class CpuOps:
 
     def upload(self, weight: Weight, table: bool = False) -> Array:
         known = _native.matrix_formats()
-        for name in weight.formats:
+        parts = []
+        for name, part, rows in zip(weight.formats, weight.parts, weight.rows, strict=True):
+            if name not in known:  # of a quantized folder: the nearest that GGUF files have
+                name, part = formats.as_gguf(name, part.reshape(rows, -1))
             if name not in known:
                 raise Unsupported(
                     f"the cpu backend has no kernel for {name} weights; it has {', '.join(known)}"
                 )
-        if table and len(set(weight.formats)) > 1:
+            parts.append((name, part.reshape(-1), rows))
+        if table and len({name for name, _, _ in parts}) > 1:
             raise Unsupported("an embedding table of several formats")
-        parts = [
-            (f, p.reshape(-1), n)
-            for f, p, n in zip(weight.formats, weight.parts, weight.rows, strict=True)
-        ]
         return _native.matrix(self.native, parts, weight.shape[1])
 
     def vector(self, values: Float32) -> Array:

@@ -1,4 +1,4 @@
-"""Makes quantized/*.safetensors: small matrices as other programs quantize them, and what they mean.
+"""Makes quantized/*.safetensors: small matrices as other programs quantize them.
 
 Needs torch, transformers and the packages that write such files, none of which the project needs:
 run it in an environment of its own and commit the result.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from pagemill.errors import EngineFailure, Unsupported
 from pagemill.ops.interface import Array, Rope, Routing, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps, uniform
-from tests.ops.case import whole_step
+from tests.ops.case import ROUNDED_ACTIVATIONS, whole_step
 from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
+from tests.weights.quantized_files import Golden
 
 _native = pytest.importorskip("pagemill._native", reason="the native kernels are not built")
 cpu = pytest.importorskip("pagemill.ops.cpu")
@@ -43,6 +45,18 @@ def test_a_row_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
     together = ops.linear(x, matrix)
     for count in (1, 2, 3, 5, 6, 7, 12, 13):
         assert np.array_equal(ops.linear(x[:count], matrix), together[:count])
+
+
+@pytest.mark.parametrize("name", ["gptq_4", "gptq_8", "fbgemm", "nf4"])
+def test_formats_of_quantized_folders(ops: cpu.CpuOps, tmp_path: Path, name: str) -> None:
+    """They have no kernels: the nearest formats that have take their place."""
+    form, rows = Golden(name).matrix(tmp_path).read()
+    matrix = Weight((len(rows), 128), (form,), (rows,), (len(rows),))
+    x = normal(np.random.default_rng(3), 5, 128)
+    reference = ReferenceOps()
+    want = reference.linear(x, reference.upload(matrix))
+    got = ops.linear(x, ops.upload(matrix))
+    np.testing.assert_allclose(got, want, 0, ROUNDED_ACTIVATIONS * np.abs(want).max())
 
 
 @pytest.mark.parametrize(

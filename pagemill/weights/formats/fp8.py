@@ -18,6 +18,7 @@ NAME: Final = "FP8"
 BLOCK_SIZE: Final = 32
 BLOCK_BYTES: Final = 36
 LARGEST: Final = 448.0
+_LEAST_EXPONENT = -6
 
 
 @cache
@@ -63,14 +64,14 @@ def _pack(blocks: Float32) -> Bytes:
 
 def nearest(values: Float32) -> Bytes:
     """The byte whose meaning is nearest; of two, the even one. What is too large is the largest."""
-    levels = table()[:127]
-    middles = (levels[1:] + levels[:-1]) / 2
-    size = np.abs(values)
-    byte = np.searchsorted(middles, size)
-    between = byte < len(middles)
-    tie = between & (size == middles[np.where(between, byte, 0)])
-    byte += tie & (byte % 2 == 1)
-    return (byte + np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+    size = np.minimum(np.abs(values), np.float32(LARGEST))
+    exponent = np.maximum(np.frexp(size)[1] - 1, _LEAST_EXPONENT)
+    exponent[size == 0] = _LEAST_EXPONENT
+    # In steps of the last bit of mantissa there are 8 to 16, below the least exponent fewer; 16 are
+    # the first of the next exponent.
+    steps = np.rint(np.ldexp(size, 3 - exponent)).astype(np.int32)
+    byte = 8 * (exponent - _LEAST_EXPONENT) + steps
+    return (byte + 128 * np.signbit(values)).astype(np.uint8)
 
 
 def as_gguf(raw: Bytes) -> tuple[str, Bytes]:

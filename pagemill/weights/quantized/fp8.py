@@ -56,10 +56,12 @@ def read_scales(
         raise tensors.bad(name, f"has shape {found}, which are no scales of {shape}")
     sizes = []
     for count, size, given in zip(flat, shape, tile, strict=True):
-        each = given if given and count == -(-size // given) else size // count
-        if -(-size // max(1, each)) != count:
+        if count in (1, size) or (not given and size % count == 0):
+            sizes.append(size // count)
+        elif given and count == -(-size // given):
+            sizes.append(given)
+        else:
             raise tensors.bad(name, f"has shape {found}, which does not fit a matrix {shape}")
-        sizes.append(each)
     values = tensors.reals(name, found, "F8_E8M0").reshape(flat)
     return Scales(values, (sizes[0], sizes[1]))
 

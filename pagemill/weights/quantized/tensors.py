@@ -54,8 +54,9 @@ class Tensors:
         )
         if not fits:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
+            comma = "," if len(shape) == 1 else ""
             raise BadModelFile(
-                f"{self.name}: tensor {show(name)} has shape {found}, not ({wanted})"
+                f"{self.name}: tensor {show(name)} has shape {found}, not ({wanted}{comma})"
             )
         if self.dtype(name) not in dtypes:
             raise BadModelFile(
