@@ -142,6 +142,16 @@ class EngineConfig:
     kv_cache_memory: int = _setting(0, _size, "memory for keys and values, such as 512M; 0: chosen")
     page_size: int = _setting(16, _integer(1, 1024), "tokens in one page of keys and values")
     prefix_caching: bool = _setting(True, _switch, "reuse keys and values of equal beginnings")
+    dtype: str = _setting(
+        "auto",
+        _one_of("auto", "bfloat16", "float16", "float32"),
+        "what full-precision weights are kept as: auto (as stored), bfloat16, float16 or float32",
+    )
+    quantization: str = _setting(
+        "none",
+        _one_of("none", "int8", "int4", "fp8"),
+        "quantize full-precision weights while they load: none, int8, int4 or fp8",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pagemill.config import EngineConfig, Settings, TextConfig
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pagemill.text.chat import ChatTemplate
     from pagemill.text.templates import TemplateSource
     from pagemill.text.tokenizer import Tokenizer
+    from pagemill.weights.load import Checkpoint
 
 WORKER = "pagemill.worker"
 
@@ -43,6 +45,7 @@ __all__ = [
     "build_engine",
     "counting",
     "given_template",
+    "open_as_asked",
     "plan_for",
 ]
 
@@ -289,7 +292,8 @@ class Runtime:
     def _open(self, hosted: _Hosted, process: EngineProcess) -> _Opened:
         """Read, plan, and tell the process. Blocking."""
         path = str(hosted.stored.path)
-        card, metadata = _read_header(path)
+        checkpoint = open_as_asked(self._engine_config, path)
+        card, metadata = checkpoint.card, checkpoint.metadata
         plan = resolve_plan(self._engine_config, card, this_machine(), path)
         client = ProcessClient(plan, self._spawn, process=process)
         client.begin()
@@ -361,13 +365,14 @@ def _served_name(given: str, stored: StoredModel) -> str:
     return stored.path.name.removesuffix(".gguf") if stored.name.kind == "file" else given
 
 
-def _read_header(path: str) -> tuple[ModelCard, Mapping[str, Any]]:
+def open_as_asked(config: EngineConfig, path: str | Path) -> Checkpoint:
+    """A model with its weights in the precision that the settings ask for."""
     # Imported here: numpy is not needed before a model is.
     from pagemill import models
     from pagemill.weights.load import open_model
+    from pagemill.weights.precision import Precision
 
-    checkpoint = open_model(path, models)
-    return checkpoint.card, checkpoint.metadata
+    return open_model(path, models, Precision(config.dtype, config.quantization))
 
 
 def _retrieve(loading: asyncio.Task[LoadedModel]) -> None:

@@ -224,6 +224,8 @@ class EnginePlan:
     num_pages: int
     kv_bytes: int
     prefix_caching: bool
+    dtype: str = "auto"  # of full-precision weights
+    quantization: str = "none"
 
 
 class EngineClient(Protocol):

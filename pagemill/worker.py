@@ -13,6 +13,7 @@ from pagemill.errors import Unsupported
 from pagemill.ops.interface import Ops
 from pagemill.types import EngineInfo, EnginePlan
 from pagemill.weights.load import open_model
+from pagemill.weights.precision import Precision
 
 
 def main(handle: int) -> None:
@@ -22,7 +23,7 @@ def main(handle: int) -> None:
 
 def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
     """Load a model as planned. Raises BadModelFile, Unsupported; MemoryError when it is too big."""
-    checkpoint = open_model(plan.model_path, models)
+    checkpoint = open_model(plan.model_path, models, Precision(plan.dtype, plan.quantization))
     card = checkpoint.card
     ops = _new_ops(plan)
     model = models.build(card, ops, checkpoint.source)

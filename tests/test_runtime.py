@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,8 @@ from pagemill.hub.names import Name
 from pagemill.hub.store import Store, file_sha256
 from pagemill.runtime import LoadedModel, Runtime, build_engine, counting, plan_for
 from pagemill.text.messages import Message
-from pagemill.types import EngineClient, GenerationDefaults, ModelCard, Request, SamplingParams
+from pagemill.types import EngineClient, GenerationDefaults, Request, SamplingParams
+from pagemill.weights.load import Checkpoint
 from tests.engine.test_process import wait_for
 
 FAKE = "tests.engine.fake_engine"  # a worker that answers without a model
@@ -295,13 +295,13 @@ async def with_text(
     **text: str,
 ) -> LoadedModel:
     """The tiny model, whose file also has these keys, loaded with settings of text."""
-    read = runtime_module._read_header
+    read = runtime_module.open_as_asked
 
-    def read_more(path: str) -> tuple[ModelCard, Mapping[str, Any]]:
-        card, metadata = read(path)
-        return card, {**metadata, **keys}
+    def read_more(config: EngineConfig, path: str) -> Checkpoint:
+        checkpoint = read(config, path)
+        return replace(checkpoint, metadata={**checkpoint.metadata, **keys})
 
-    monkeypatch.setattr(runtime_module, "_read_header", read_more)
+    monkeypatch.setattr(runtime_module, "open_as_asked", read_more)
     runtime = Runtime(replace(settings, text=TextConfig(**text)), [str(path)], worker=FAKE)
     try:
         return await runtime.model("tiny_llama")

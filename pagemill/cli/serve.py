@@ -75,13 +75,11 @@ def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
         names = ", ".join(str(model.name) for model in stored)
         return [f"Loaded on first use: {names}" if names else NO_MODELS]
 
-    from pagemill import models
-    from pagemill.runtime import plan_for
-    from pagemill.weights.load import open_model
+    from pagemill.runtime import open_as_asked, plan_for
 
     lines: list[str] = []
     for model in named:
-        card = open_model(model.path, models).card
+        card = open_as_asked(settings.engine, model.path).card
         plan = plan_for(settings.engine, card, str(model.path))
         lines += plan_lines(str(model.name), card, plan)
     return lines

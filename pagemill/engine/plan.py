@@ -43,6 +43,10 @@ class EngineSettings(Protocol):
     def page_size(self) -> int: ...
     @property
     def prefix_caching(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def quantization(self) -> str: ...
 
 
 def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: str) -> EnginePlan:
@@ -88,6 +92,8 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
         num_pages=num_pages,
         kv_bytes=num_pages * page_bytes,
         prefix_caching=config.prefix_caching and not card.pooling,
+        dtype=config.dtype,
+        quantization=config.quantization,
     )
 
 

@@ -195,7 +195,7 @@ _ROBERTA_SETTINGS: Mapping[str, Setting] = {
     **_SETTINGS,
     "context_length": lambda config: config["max_position_embeddings"] - config["pad_token_id"] - 1,
 }
-_POSITIONS = {
+_POSITIONS: dict[str, str | Take] = {
     "position_embd.weight": Take("roberta.embeddings.position_embeddings.weight", _after_padding)
 }
 # Parts that only training needs: for guessing words and the order of sentences.

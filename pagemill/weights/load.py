@@ -16,6 +16,7 @@ from pagemill.weights.cursor import show
 from pagemill.weights.folder import Folder
 from pagemill.weights.gguf_parts import GGUFParts
 from pagemill.weights.keys import MetadataKeys
+from pagemill.weights.precision import Precision
 from pagemill.weights.source import TensorSource
 from pagemill.weights.stored import Plain
 
@@ -26,6 +27,9 @@ class Families(Protocol):
     def family(self, architecture: str) -> Family: ...
 
     def family_of_class(self, name: str) -> Family: ...
+
+
+_AS_STORED = Precision()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class Checkpoint:
     folder: Path | None = None
 
 
-def open_model(path: str | Path, families: Families) -> Checkpoint:
+def open_model(
+    path: str | Path, families: Families, precision: Precision = _AS_STORED
+) -> Checkpoint:
     """Read everything but the weights, which stay in their files until they are asked for.
 
     `path` is a GGUF file or a folder with config.json and safetensors files. BadModelFile says what
@@ -50,31 +56,33 @@ def open_model(path: str | Path, families: Families) -> Checkpoint:
         is_folder = path.is_dir()
     except (OSError, ValueError):  # not a path; the reader says so
         is_folder = False
-    return _open_folder(path, families) if is_folder else _open_gguf(path, families)
+    return (_open_folder if is_folder else _open_gguf)(path, families, precision)
 
 
-def _open_gguf(path: Path, families: Families) -> Checkpoint:
+def _open_gguf(path: Path, families: Families, precision: Precision) -> Checkpoint:
     file = GGUFParts.open(path)
     name = show(path.name)
     general = MetadataKeys(file.metadata, name)
     architecture = general.text("general.architecture")
     family = families.family(architecture)
-    card = read_card(general, file.tensors, name, family)
-    tensors = {
+    stored = {
         tensor: Plain(tensor, info.format, info.shape, info.nbytes, file.data)
         for tensor, info in file.tensors.items()
     }
+    tensors = precision.apply(stored, name)
+    card = read_card(general, tensors, name, family)
     source = TensorSource(tensors, card, family, general.of(architecture), "gguf", name)
     return Checkpoint(card, file.metadata, source)
 
 
-def _open_folder(path: Path, families: Families) -> Checkpoint:
+def _open_folder(path: Path, families: Families, precision: Precision) -> Checkpoint:
     folder = Folder.open(path)
     family = families.family_of_class(translate.class_name(folder))
     metadata, general = translate.settings(folder, family)
     keys = general.of(family.name)
-    tensors = translate.tensors(folder, family, keys)
+    stored = translate.tensors(folder, family, keys)
+    others = translate.nameless(folder, family, stored)
+    tensors = precision.apply(stored, folder.name)
     card = read_card(general, tensors, folder.name, family)
-    others = translate.nameless(folder, family, tensors)
     source = TensorSource(tensors, card, family, keys, "safetensors", folder.name, others)
     return Checkpoint(card, metadata, source, path)

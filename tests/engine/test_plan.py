@@ -25,6 +25,8 @@ class Asked:
     kv_cache_memory: int = 0
     page_size: int = 16
     prefix_caching: bool = True
+    dtype: str = "auto"
+    quantization: str = "none"
 
 
 def planned(asked: Asked, card: ModelCard = CARD, available: int = 12 * GIB) -> EnginePlan:

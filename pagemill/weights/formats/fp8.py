@@ -70,8 +70,9 @@ def nearest(values: Float32) -> Bytes:
     # In steps of the last bit of mantissa there are 8 to 16, below the least exponent fewer; 16 are
     # the first of the next exponent.
     steps = np.rint(np.ldexp(size, 3 - exponent)).astype(np.int32)
-    byte = 8 * (exponent - _LEAST_EXPONENT) + steps
-    return (byte + 128 * np.signbit(values)).astype(np.uint8)
+    byte = 8 * (exponent - _LEAST_EXPONENT) + steps + 128 * np.signbit(values)
+    rounded: Bytes = byte.astype(np.uint8)
+    return rounded
 
 
 def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
