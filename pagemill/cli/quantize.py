@@ -10,6 +10,7 @@ from pagemill.cli.boundary import print_note
 from pagemill.cli.models import required
 from pagemill.cli.progress import byte_progress
 from pagemill.cli.text import count, size
+from pagemill.errors import Unsupported
 
 if TYPE_CHECKING:
     from pagemill.config import Settings
@@ -32,6 +33,8 @@ def quantize(
 
     chosen = mixture(type_)
     path = required(source, settings).path
+    if path.is_dir():
+        raise Unsupported(f"{source} is a folder; only GGUF files can be quantized")
     with byte_progress() as report:
         summary = quantize_file(
             path,

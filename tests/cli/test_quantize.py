@@ -42,6 +42,7 @@ def test_says_that_rounding_adds_up(tiny_llama_path: Path, tmp_path: Path) -> No
         (["MODEL", "there.gguf", "--type", "q8_0"], "'there.gguf' is there already"),
         (["MODEL", "new.gguf", "--type", "q9"], "'q9' is unknown; there are f32, f16"),
         (["MODEL", "new.gguf", "--type", "mxfp4_moe"], "for models with experts"),
+        (["./folder", "new.gguf", "--type", "q8_0"], "./folder is a folder; only GGUF files"),
     ],
 )
 def test_asked_wrongly(
@@ -53,9 +54,12 @@ def test_asked_wrongly(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.gguf").write_bytes(b"precious")
+    (tmp_path / "folder").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "folder" / name).write_text("{}")
     given = [str(tiny_llama_path) if word == "MODEL" else word for word in arguments]
     code, out, err = run(*given)
     assert (code, out) == (2, "")
     assert message in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "there.gguf"]
     assert (tmp_path / "there.gguf").read_bytes() == b"precious"
