@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "choices.h"
+#include "formats.h"
 #include "program.h"
 #include "sample.h"
 #include "select.h"
@@ -200,6 +201,7 @@ NB_MODULE(_native, m) {
   m.def("instruction_sets", &available_kernels,
         "Names of the kernel variants this machine can run, best first.");
   m.def("matrix_formats", &matrix_formats);
+  m.def("packed_bytes", &packed_bytes, "format"_a, "n"_a, "k"_a);
   nb::class_<Backend>(m, "Backend")
       .def(nb::init<const std::string&, int>(), "isa"_a, "threads"_a)
       .def_prop_ro("isa", [](const Backend& b) { return b.kernels.name; })
@@ -209,6 +211,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("k", &Matrix::k)
       .def_prop_ro("bytes", &Matrix::bytes)
       .def_prop_ro("quantized", &Matrix::quantized)
+      .def_prop_ro("dense", &Matrix::dense)
       .def_prop_ro("num_segments", [](const Matrix& x) { return x.segments().size(); });
   m.def("matrix", &make_matrix, "backend"_a, "parts"_a, "k"_a);
   nb::class_<Vector>(m, "Vector").def("__len__", [](const Vector& v) { return v.values.size(); });

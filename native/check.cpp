@@ -5,12 +5,14 @@
 //   -DPAGEMILL_TABLE=kernels_portable -c kernels.cpp -o portable.o aarch64-linux-gnu-g++ -std=c++20 -O2
 //   -ffp-contract=off -static -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_SIMD='"simd_neon.h"'
 //   -DPAGEMILL_TABLE=kernels_neon -c kernels.cpp -o neon.o aarch64-linux-gnu-g++ -std=c++20 -O2 -static
-//   check.cpp select.cpp weights.cpp threads.cpp portable.o neon.o -o check && qemu-aarch64-static ./check
+//   check.cpp formats.cpp select.cpp weights.cpp threads.cpp portable.o neon.o -o check &&
+//   qemu-aarch64-static ./check
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <random>
 
+#include "formats.h"
 #include "half.h"
 #include "select.h"
 #include "weights.h"
@@ -44,40 +46,43 @@ void compare(const char* isa, const std::string& what, const std::vector<float>&
          size);
 }
 
+// Quantized formats, and where blocks of theirs have half-precision numbers.
+const std::vector<std::pair<std::string, std::vector<int>>> kHalves = {
+    {"Q8_0", {0}},   {"Q5_1", {0, 2}}, {"Q5_0", {0}},    {"Q4_1", {0, 2}}, {"Q4_0", {0}},
+    {"Q6_K", {208}}, {"Q5_K", {0, 2}}, {"Q4_K", {0, 2}}, {"Q3_K", {108}},  {"Q2_K", {80, 82}},
+};
+
 // Bytes of a matrix whose scales are sane and whose quants are anything.
-std::vector<uint8_t> random_blocks(const std::string& format, int n, int k) {
-  const int bytes = format == "Q8_0" ? 34 : format == "Q4_0" ? 18 : 20;
-  std::vector<uint8_t> raw((size_t)n * k / 32 * bytes);
+std::vector<uint8_t> random_blocks(const std::string& name, const std::vector<int>& halves, int n, int k) {
+  const Format& format = find_format(name);
+  std::vector<uint8_t> raw((size_t)n * k / format.block * format.bytes);
   for (auto& b : raw) b = (uint8_t)generator();
-  for (size_t at = 0; at < raw.size(); at += bytes)
-    for (int part = 0; part < (format == "Q4_1" ? 2 : 1); part++) {
+  for (size_t at = 0; at < raw.size(); at += format.bytes)
+    for (int offset : halves) {
       const uint16_t half = float_to_half(0.01f * (1 + generator() % 7));
-      raw[at + 2 * part] = (uint8_t)half, raw[at + 2 * part + 1] = (uint8_t)(half >> 8);
+      raw[at + offset] = (uint8_t)half, raw[at + offset + 1] = (uint8_t)(half >> 8);
     }
   return raw;
 }
 
 struct Rows {
   std::vector<int8_t> q;
-  std::vector<float> scale, scaled_sum;
-  std::vector<int32_t> neg_sum;
+  std::vector<ActivationGroup> of;
   Activation view;
-  Rows(int rows, int groups)
-      : q(rows * groups * 32),
-        scale(rows * groups),
-        scaled_sum(rows * groups),
-        neg_sum(rows * groups),
-        view{q.data(), scale.data(), scaled_sum.data(), neg_sum.data(), groups, 1} {}
+  Rows(int rows, int groups, int planes)
+      : q((size_t)rows * planes * groups * 32),
+        of((size_t)rows * planes * groups),
+        view{q.data(), of.data(), groups, planes} {}
 };
 
 std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string& format,
                            const std::vector<uint8_t>& raw, int n, int k, const std::vector<float>& x,
-                           int rows) {
+                           int rows, int planes) {
   const Matrix matrix(kernels, pool, {{format, raw.data(), n}}, k);
   const PackedWeight& w = matrix.segments()[0].weight;
   std::vector<float> y((size_t)rows * n + 64);
   if (is_quantized(w.kind)) {
-    Rows a(rows, w.groups);
+    Rows a(rows, w.groups, planes);
     for (int r = 0; r < rows; r++) kernels.quantize(&x[r * k], 0, k, a.view, r);
     kernels.linear_quantized(w, a.view, rows, 0, w.tiles, y.data(), n);
   } else {
@@ -152,17 +157,24 @@ void check_rows(const Kernels& kernels, const Kernels& portable, const std::vect
 }
 
 void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
-  for (const std::string format : {"Q8_0", "Q4_0", "Q4_1", "F32"})
-    for (int rows : {1, 3, 7, 13}) {
-      const int n = 50, k = 96;
-      std::vector<uint8_t> raw = format == "F32" ? std::vector<uint8_t>() : random_blocks(format, n, k);
-      const std::vector<float> dense = random_floats(n * k), x = random_floats(rows * k);
-      if (format == "F32")
-        raw.assign((const uint8_t*)dense.data(), (const uint8_t*)(dense.data() + dense.size()));
-      compare(kernels.name, format + " product, " + std::to_string(rows) + " rows",
-              product(kernels, pool, format, raw, n, k, x, rows),
-              product(portable, pool, format, raw, n, k, x, rows), 1e-5f);
-    }
+  for (const auto& [format, halves] : kHalves)
+    for (int rows : {1, 2, 3, 4, 5, 13})
+      for (int planes : {1, 2}) {
+        const int n = 50, k = find_format(format).block > 32 ? 768 : 288;
+        const std::vector<uint8_t> raw = random_blocks(format, halves, n, k);
+        const std::vector<float> x = random_floats(rows * k);
+        compare(kernels.name, format + " x " + std::to_string(rows) + ", planes " + std::to_string(planes),
+                product(kernels, pool, format, raw, n, k, x, rows, planes),
+                product(portable, pool, format, raw, n, k, x, rows, planes), 1e-5f);
+      }
+  for (int rows : {1, 3, 7, 13}) {
+    const int n = 50, k = 96;
+    const std::vector<float> dense = random_floats(n * k), x = random_floats(rows * k);
+    const std::vector<uint8_t> raw((const uint8_t*)dense.data(), (const uint8_t*)(dense.data() + n * k));
+    compare(kernels.name, "F32 x " + std::to_string(rows),
+            product(kernels, pool, "F32", raw, n, k, x, rows, 1),
+            product(portable, pool, "F32", raw, n, k, x, rows, 1), 1e-5f);
+  }
   const std::vector<float> numbers = random_floats(4096);
   for (bool half : {true, false})
     for (int dim : {24, 64, 256})

@@ -4,7 +4,7 @@
 #include "half.h"
 #include PAGEMILL_SIMD
 #include "attention.h"
-#include "linear.h"
+#include "dense.h"
 #include "rows.h"
 
 namespace pagemill {

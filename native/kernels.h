@@ -8,38 +8,37 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "layout.h"
+
 namespace pagemill {
 
-constexpr int kTile = 16;       // output columns computed together, one vector of floats
-constexpr int kGroup = 32;      // inputs that share a scale, in weights and in quantized activations
 constexpr int kChunk = 16;      // tokens whose keys lie side by side in the cache
 constexpr int kSegment = 1024;  // tokens of history reduced before partial results are combined
 
-// How a packed matrix stores numbers. q8: scale * q; q4: scale * (q - 8); q4m: scale * q + minimum.
-enum class Kind : int { f32, f16, bf16, q8, q4, q4m };
-
-constexpr bool is_quantized(Kind kind) { return kind >= Kind::q8; }
-
-// A matrix of n outputs and k inputs, repacked into tiles of 16 outputs.
-// Dense kinds: for each tile, k vectors of 16 elements.
-// Quantized kinds: for each tile and group, the group's quants (q8: 512 bytes, 4-bit: 256 bytes) in `data`
-// and 16 fp16 scales, for q4m followed by 16 fp16 minima, in `scales`. Byte s*64 + c*4 + j of a group is,
-// for column c, input s*4 + j (q8), or inputs s*4 + j (low nibble) and (s+4)*4 + j (high nibble).
+// A matrix of n outputs and k inputs, repacked into tiles; see layout.h. Padding is zero.
 struct PackedWeight {
   Kind kind;
   int n, k;
-  int tiles, groups;  // ceil(n / 16), ceil(k / 32); padding is zero
+  int tiles, groups;  // ceil(n / 16), ceil(k / 32)
+  size_t tile_bytes;
   uint8_t* data;
-  uint16_t* scales;
+  float factor;       // of kinds with a table: multiplies all scales
+  uint8_t table[16];  // its values, as q8 tiles hold theirs
 };
 
-// Rows quantized to int8 in groups of 32: x is about scale * q. With two planes, the second holds what the
-// first left over, and x is about the sum of both: as good as 16 bits, for twice the integer products.
+// A group of 32 of a quantized row, where x is about scale * q. Offsets undo that of unsigned codes, exactly.
+struct ActivationGroup {
+  float scale;
+  float sum;             // scale * sum(q): the share of a weight's minimum
+  int32_t offset;        // -128 * sum(q)
+  int32_t first_offset;  // the same of the first 16
+};
+
+// Rows quantized to int8 in groups of 32. With two planes, the second holds what the first left over, and x
+// is about the sum of both: as good as 16 bits, for twice the integer products.
 struct Activation {
-  int8_t* q;          // (rows, planes, groups * 32)
-  float* scale;       // (rows, planes, groups)
-  float* scaled_sum;  // (rows, planes, groups) scale * sum(q): the share of a weight's minimum
-  int32_t* neg_sum;   // (rows, planes, groups) -sum(q): undoes the offset of unsigned quants, exactly
+  int8_t* q;            // (rows, planes, groups * 32)
+  ActivationGroup* of;  // (rows, planes, groups)
   int groups, planes;
 };
 

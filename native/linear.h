@@ -1,12 +1,17 @@
-// Matrix products: y = x W^T for packed weights. A register block computes kR rows of kC tiles; one load
-// of weights feeds kR rows and one broadcast of activations feeds kC tiles. Sums run over the groups in
-// order whatever kR and kC are, so a row's result does not depend on the batch.
+// Products with quantized weights: y = x W^T. A row's sum goes over the chunks of its weights in order, and
+// in a chunk over the groups, whatever else is computed beside it: it does not depend on the batch.
+//
+// Few rows are bound by memory: each tile is one stream, unpacked in registers. For many rows a chunk is
+// unpacked once, into the first cache, and multiplied with all of them there. A register block of kR rows
+// and kC tiles lets one load of weights feed kR rows and one broadcast of activations feed kC tiles.
 #pragma once
 
-#include "kernels.h"
+#include "codes.h"
 
 namespace pagemill {
 namespace {
+
+constexpr int kFewRows = 8;  // up to here rows are multiplied with codes unpacked in registers
 
 inline void store_tile(float* y, F32 values, int columns) {
   if (columns >= kTile) return store(y, values);
@@ -15,214 +20,240 @@ inline void store_tile(float* y, F32 values, int columns) {
   for (int i = 0; i < columns; i++) y[i] = all[i];
 }
 
-// What undoes the offset of unsigned quants: -8 or -128 times the sum of the group's activations.
-template <Kind kKind>
-inline I32 offset(int32_t neg_sum) {
-  if constexpr (kKind == Kind::q4) return shift_left<3>(int_splat(neg_sum));
-  if constexpr (kKind == Kind::q8 && !kSignedQ8) return shift_left<7>(int_splat(neg_sum));
-  return int_zero();
+inline F32 load_tile(const float* y, int columns) {
+  if (columns >= kTile) return load(y);
+  float all[kTile] = {};
+  for (int i = 0; i < columns; i++) all[i] = y[i];
+  return load(all);
 }
 
-// Integer products of one group: kR rows of int8 activations, `x_stride` bytes apart, with kC tiles.
-template <Kind kKind, int kR, int kC>
-inline void dot_group(const uint8_t* data, size_t tile_bytes, const int8_t* x, size_t x_stride,
-                      I32 (&dots)[kC][kR]) {
-  constexpr int kSteps = kKind == Kind::q8 ? 8 : 4;
-#pragma GCC unroll 8
-  for (int s = 0; s < kSteps; s++) {
-    Bytes w[kC], high[kC];
+// What a group of one row adds to its chunk. kScales: floats of weights a group has, see Layout.
+template <int kScales>
+PAGEMILL_INLINE inline F32 add_group(F32 sum, const I32* dots, const F32* scales, float scale) {
+  if constexpr (kScales == 0) return fma(to_float(dots[0]), splat(scale), sum);
+  if constexpr (kScales == 1) return fma(to_float(dots[0]), mul(scales[0], splat(scale)), sum);
+  const F32 both = fma(to_float(dots[1]), scales[1], mul(to_float(dots[0]), scales[0]));
+  return fma(both, splat(scale), sum);
+}
+
+template <bool kHalves>
+PAGEMILL_INLINE inline F32 add_minimum(F32 sum, const F32* minimum, const ActivationGroup& x) {
+  sum = fma(minimum[0], splat(x.sum), sum);
+  if constexpr (kHalves) sum = fma(minimum[1], splat(x.scale * (float)(x.first_offset / -128)), sum);
+  return sum;
+}
+
+constexpr int num_scales(const Layout& layout) { return layout.whole_chunks() ? 0 : layout.halves() ? 2 : 1; }
+
+// kR rows from `row` on with one tile.
+template <Kind kKind, int kR, int kPlanes>
+void few_rows(const PackedWeight& w, const Activation& a, int row, int tile, float* y, size_t y_stride) {
+  constexpr Layout kLayout = layout_of(kKind);
+  constexpr bool kSmall = kLayout.low < 8 && !kLayout.table;
+  constexpr int kVectors = kR * kPlanes, kHalves = kLayout.halves() ? 2 : 1;
+  constexpr int kZero = kSmall ? kLayout.zero : kSignedQ8 ? 0 : 128;
+  const uint8_t* data = w.data + tile * w.tile_bytes;
+  const size_t groups = w.groups;
+  const int8_t* q = a.q + (size_t)row * kPlanes * groups * kGroup;
+  const ActivationGroup* of = a.of + (size_t)row * kPlanes * groups;
+  F32 sums[kR];
+  for (size_t first = 0; first < groups; first += kChunkGroups) {
+    const int count = groups - first < kChunkGroups ? (int)(groups - first) : kChunkGroups;
+    const Chunk<kKind> chunk(w, data, count);
+    data += kLayout.chunk_bytes(count);
+    F32 part[kVectors];
 #pragma GCC unroll 4
-    for (int c = 0; c < kC; c++) {
-      const uint8_t* at = data + c * tile_bytes + s * 64;
-      w[c] = load_bytes(at);
-      prefetch(at + 2048);
-      if constexpr (kKind != Kind::q8) {
-        high[c] = high_nibbles(w[c]);
-        w[c] = low_nibbles(w[c]);
+    for (int v = 0; v < kVectors; v++) part[v] = zero();
+    for (int g = 0; g < count; g++) {
+      const int8_t* x = q + (first + g) * kGroup;
+      const ActivationGroup* group = of + first + g;
+      I32 dots[kVectors][kHalves];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) {
+        const ActivationGroup& now = group[v * groups];
+        if constexpr (kHalves == 2) dots[v][1] = int_splat((now.offset - now.first_offset) / 128 * kZero);
+        dots[v][0] = int_splat((kHalves == 2 ? now.first_offset : now.offset) / 128 * kZero);
+      }
+      chunk.each_step(g, [&](auto s, Bytes codes) PAGEMILL_INLINE {
+        constexpr int kStep = decltype(s)::value, kHalf = kHalves == 2 ? kStep / 4 : 0;
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; v++) {
+          const Bytes four = splat_bytes(x + v * groups * kGroup + kStep * 4);
+          dots[v][kHalf] =
+              kSmall ? dot_small(dots[v][kHalf], codes, four) : dot_q8(dots[v][kHalf], codes, four);
+        }
+      });
+      F32 scales[kHalves], minimum[2];
+      for (int half = 0; half < kHalves; half++) scales[half] = chunk.scale(g, half);
+      if constexpr (kLayout.minimum) minimum[0] = chunk.minimum(g);
+      if constexpr (kLayout.minimum && kHalves == 2) minimum[1] = chunk.first_minimum(g);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) {
+        const ActivationGroup& now = group[v * groups];
+        if constexpr (kLayout.minimum) part[v] = add_minimum<kHalves == 2>(part[v], minimum, now);
+        part[v] = add_group<num_scales(kLayout)>(part[v], dots[v], scales, now.scale);
       }
     }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) {
+      if constexpr (kLayout.whole_chunks()) part[v] = mul(part[v], chunk.d);
+      sums[v / kPlanes] = first || v % kPlanes ? add(sums[v / kPlanes], part[v]) : part[v];
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kR; r++)
+    store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
+}
+
+// Blocks of kR rows, then of fewer.
+template <Kind kKind, int kR, int kPlanes>
+void few(const PackedWeight& w, const Activation& a, int row, int rows, int tile, float* y, size_t y_stride) {
+  for (; rows >= kR; rows -= kR, row += kR) few_rows<kKind, kR, kPlanes>(w, a, row, tile, y, y_stride);
+  if constexpr (kR > 1)
+    if (rows) few<kKind, kR - 1, kPlanes>(w, a, row, rows, tile, y, y_stride);
+}
+
+// One plane of rows, multiplied with the chunk of kC tiles that starts with group `first`.
+struct ManyRows {
+  const Expanded* chunks;
+  int groups, zero, columns;  // columns: that are left from the first tile on
+  bool minimum, fresh;        // fresh: y holds nothing yet
+  const int8_t* q;            // of the first row, group `first`
+  const ActivationGroup* of;
+  size_t q_stride, of_stride;  // between rows
+  float* y;
+  size_t y_stride;
+};
+
+template <int kR, int kC, int kScales, bool kSmall>
+void block(const ManyRows& m, int row) {
+  constexpr int kHalves = kScales == 2 ? 2 : 1;
+  const int8_t* q = m.q + row * m.q_stride;
+  const ActivationGroup* of = m.of + row * m.of_stride;
+  F32 part[kC][kR];
+#pragma GCC unroll 4
+  for (int c = 0; c < kC; c++)
 #pragma GCC unroll 16
-    for (int r = 0; r < kR; r++) {
-      const Bytes first = splat_bytes(x + r * x_stride + s * 4);
-      if constexpr (kKind == Kind::q8) {
+    for (int r = 0; r < kR; r++) part[c][r] = zero();
+  for (int g = 0; g < m.groups; g++) {
+    I32 dots[kC][kR][kHalves];
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; half++) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; r++) {
+        const ActivationGroup& x = of[r * m.of_stride + g];
+        I32 start = int_zero();
+        if constexpr (kSmall || !kSignedQ8) {
+          int32_t offset = x.offset;
+          if constexpr (kHalves == 2) offset = half ? x.offset - x.first_offset : x.first_offset;
+          start = int_splat(kSmall ? offset / 128 * m.zero : offset);
+        }
 #pragma GCC unroll 4
-        for (int c = 0; c < kC; c++) dots[c][r] = dot_q8(dots[c][r], w[c], first);
-      } else {
-        const Bytes second = splat_bytes(x + r * x_stride + s * 4 + 16);
+        for (int c = 0; c < kC; c++) dots[c][r][half] = start;
+      }
+#pragma GCC unroll 8
+      for (int s = half * 4; s < (kHalves == 2 ? half * 4 + 4 : 8); s++) {
+        Bytes codes[kC];
 #pragma GCC unroll 4
-        for (int c = 0; c < kC; c++) {
-          dots[c][r] = dot_small(dots[c][r], w[c], first);
-          dots[c][r] = dot_small(dots[c][r], high[c], second);
+        for (int c = 0; c < kC; c++) codes[c] = load_bytes(m.chunks[c].codes[g] + s * kLine);
+#pragma GCC unroll 16
+        for (int r = 0; r < kR; r++) {
+          const Bytes four = splat_bytes(q + r * m.q_stride + g * kGroup + s * 4);
+#pragma GCC unroll 4
+          for (int c = 0; c < kC; c++)
+            dots[c][r][half] = kSmall ? dot_small(dots[c][r][half], codes[c], four)
+                                      : dot_q8(dots[c][r][half], codes[c], four);
         }
       }
     }
-  }
-}
-
-// kR rows of activations; with kPlanes 2 they are kR / 2 rows of the result, whose planes are added at the
-// end.
-template <Kind kKind, int kR, int kC, int kPlanes>
-void quantized_block(const PackedWeight& w, const Activation& a, int row, int tile, float* y,
-                     size_t y_stride) {
-  constexpr size_t kData = kKind == Kind::q8 ? 512 : 256, kScales = kKind == Kind::q4m ? 32 : 16;
-  const size_t groups = w.groups, tile_bytes = groups * kData, tile_scales = groups * kScales;
-  const uint8_t* data = w.data + tile * tile_bytes;
-  const uint16_t* scales = w.scales + tile * tile_scales;
-  const int8_t* x = a.q + row * groups * kGroup;
-  F32 sums[kC][kR];
-#pragma GCC unroll 4
-  for (int c = 0; c < kC; c++)
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; r++) sums[c][r] = zero();
-
-  for (size_t g = 0; g < groups; g++) {
-    I32 dots[kC][kR];
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; r++) {
-      const I32 start = offset<kKind>(a.neg_sum[(row + r) * groups + g]);
-#pragma GCC unroll 4
-      for (int c = 0; c < kC; c++) dots[c][r] = start;
-    }
-    dot_group<kKind, kR, kC>(data + g * kData, tile_bytes, x + g * kGroup, groups * kGroup, dots);
 #pragma GCC unroll 4
     for (int c = 0; c < kC; c++) {
-      const uint16_t* at = scales + c * tile_scales + g * kScales;
-      const F32 scale = load_half(at);
-      F32 minimum = zero();
-      if constexpr (kKind == Kind::q4m) minimum = load_half(at + kTile);
+      F32 scales[kHalves], minimum[2];
+      if constexpr (kScales > 0) scales[0] = load(m.chunks[c].scale[g][0]);
+      if constexpr (kScales > 1) scales[1] = load(m.chunks[c].scale[g][1]);
+      if (m.minimum) {
+        minimum[0] = load(m.chunks[c].minimum[g][0]);
+        if constexpr (kHalves == 2) minimum[1] = load(m.chunks[c].minimum[g][1]);
 #pragma GCC unroll 16
-      for (int r = 0; r < kR; r++) {
-        const size_t i = (row + r) * groups + g;
-        if constexpr (kKind == Kind::q4m) sums[c][r] = fma(minimum, splat(a.scaled_sum[i]), sums[c][r]);
-        sums[c][r] = fma(to_float(dots[c][r]), mul(scale, splat(a.scale[i])), sums[c][r]);
+        for (int r = 0; r < kR; r++)
+          part[c][r] = add_minimum<kHalves == 2>(part[c][r], minimum, of[r * m.of_stride + g]);
       }
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; r++)
+        part[c][r] = add_group<kScales>(part[c][r], dots[c][r], scales, of[r * m.of_stride + g].scale);
     }
   }
 #pragma GCC unroll 4
   for (int c = 0; c < kC; c++)
 #pragma GCC unroll 16
-    for (int r = 0; r < kR; r += kPlanes) {
-      const F32 value = kPlanes == 2 ? add(sums[c][r], sums[c][r + 1]) : sums[c][r];
-      store_tile(y + (row + r) / kPlanes * y_stride + (tile + c) * kTile, value, w.n - (tile + c) * kTile);
+    for (int r = 0; r < kR; r++) {
+      float* y = m.y + (row + r) * m.y_stride + c * kTile;
+      const int columns = m.columns - c * kTile;
+      if (kScales == 0) part[c][r] = mul(part[c][r], load(m.chunks[c].whole));
+      store_tile(y, m.fresh ? part[c][r] : add(load_tile(y, columns), part[c][r]), columns);
     }
 }
 
-// Rows of activations from `row` on, for kC tiles: blocks of kR, then smaller ones.
-template <Kind kKind, int kR, int kC, int kPlanes>
-void quantized_rows(const PackedWeight& w, const Activation& a, int row, int rows, int tile, float* y,
-                    size_t stride) {
-  for (; rows >= kR; rows -= kR, row += kR)
-    quantized_block<kKind, kR, kC, kPlanes>(w, a, row, tile, y, stride);
-  if constexpr (kR > kPlanes)
-    if (rows) quantized_rows<kKind, kR - kPlanes, kC, kPlanes>(w, a, row, rows, tile, y, stride);
+// Blocks of kR rows, then of fewer.
+template <int kR, int kC, int kScales, bool kSmall>
+void blocks(const ManyRows& m, int row, int rows) {
+  for (; rows >= kR; rows -= kR, row += kR) block<kR, kC, kScales, kSmall>(m, row);
+  if constexpr (kR > 1)
+    if (rows) blocks<kR - 1, kC, kScales, kSmall>(m, row, rows);
 }
 
-template <Kind kKind, int kPlanes>
-void quantized_tiles(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
-                     size_t stride) {
-  static_assert(kRows % 2 == 0, "a block holds whole rows of two planes");
-  int tile = from;
-  // Few rows are bound by memory: one tile at a time is one stream to prefetch.
-  if (rows >= 4)
-    for (; tile + kColumns <= to; tile += kColumns)
-      quantized_rows<kKind, kRows, kColumns, kPlanes>(w, a, 0, rows, tile, y, stride);
-  for (; tile < to; tile++) quantized_rows<kKind, kRows, 1, kPlanes>(w, a, 0, rows, tile, y, stride);
+template <int kC, int kScales, bool kSmall>
+void tiles(const PackedWeight& w, Expand expand, const Activation& a, int rows, int tile, float* y,
+           size_t y_stride) {
+  const Layout layout = layout_of(w.kind);
+  const size_t groups = w.groups;
+  Expanded chunks[kC];
+  const uint8_t* data = w.data + tile * w.tile_bytes;
+  for (size_t first = 0; first < groups; first += kChunkGroups) {
+    const int count = groups - first < kChunkGroups ? (int)(groups - first) : kChunkGroups;
+    for (int c = 0; c < kC; c++) expand(w, data + c * w.tile_bytes, count, chunks[c]);
+    data += layout.chunk_bytes(count);
+    for (int plane = 0; plane < a.planes; plane++)
+      blocks<kRows, kC, kScales, kSmall>(
+          {chunks, count, layout.zero, w.n - tile * kTile, layout.minimum, first == 0 && plane == 0,
+           a.q + (plane * groups + first) * kGroup, a.of + plane * groups + first, a.planes * groups * kGroup,
+           a.planes * groups, y + tile * kTile, y_stride},
+          0, rows);
+  }
 }
 
 template <Kind kKind>
-void linear_quantized_kind(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
-                           size_t stride) {
-  if (a.planes == 2)
-    quantized_tiles<kKind, 2>(w, a, rows * 2, from, to, y, stride);
-  else
-    quantized_tiles<kKind, 1>(w, a, rows, from, to, y, stride);
+void linear_kind(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
+                 size_t stride) {
+  constexpr Layout kLayout = layout_of(kKind);
+  constexpr bool kSmall = kKeepsSmall && kLayout.low < 8 && !kLayout.table;
+  constexpr int kScales = num_scales(kLayout);
+  if (rows * a.planes <= kFewRows) {
+    for (int tile = from; tile < to; tile++) {
+      if (a.planes == 2)
+        few<kKind, 2, 2>(w, a, 0, rows, tile, y, stride);
+      else
+        few<kKind, 4, 1>(w, a, 0, rows, tile, y, stride);
+    }
+    return;
+  }
+  int tile = from;
+  for (; tile + kColumns <= to; tile += kColumns)
+    tiles<kColumns, kScales, kSmall>(w, expand<kKind>, a, rows, tile, y, stride);
+  for (; tile < to; tile++) tiles<1, kScales, kSmall>(w, expand<kKind>, a, rows, tile, y, stride);
+}
+
+// Calls f(Index<kind>) for a quantized kind.
+template <class F>
+inline void with_kind(Kind kind, F f) {
+  unroll<(int)Kind::q8, (int)Kind::last + 1>([&](auto k) PAGEMILL_INLINE {
+    if ((int)kind == k.value) f(k);
+  });
 }
 
 void linear_quantized(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
                       size_t stride) {
-  switch (w.kind) {
-    case Kind::q8:
-      return linear_quantized_kind<Kind::q8>(w, a, rows, from, to, y, stride);
-    case Kind::q4:
-      return linear_quantized_kind<Kind::q4>(w, a, rows, from, to, y, stride);
-    case Kind::q4m:
-      return linear_quantized_kind<Kind::q4m>(w, a, rows, from, to, y, stride);
-    default:
-      return;
-  }
-}
-
-template <Kind kKind>
-inline F32 load_dense(const uint8_t* data, size_t element) {
-  if constexpr (kKind == Kind::f32) return load((const float*)data + element);
-  if constexpr (kKind == Kind::f16) return load_half((const uint16_t*)data + element);
-  return load_bf16((const uint16_t*)data + element);
-}
-
-template <Kind kKind, int kR>
-void dense_rows(const PackedWeight& w, const float* x, size_t x_stride, int row, int rows, int tile, float* y,
-                size_t y_stride) {
-  for (; rows >= kR; rows -= kR, row += kR) {
-    F32 sums[kR];
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; r++) sums[r] = zero();
-    const float* at = x + row * x_stride;
-    for (int k = 0; k < w.k; k++) {
-      const F32 column = load_dense<kKind>(w.data, ((size_t)tile * w.k + k) * kTile);
-#pragma GCC unroll 16
-      for (int r = 0; r < kR; r++) sums[r] = fma(column, splat(at[r * x_stride + k]), sums[r]);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; r++)
-      store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
-  }
-  if constexpr (kR > 1)
-    if (rows) dense_rows<kKind, kR - 1>(w, x, x_stride, row, rows, tile, y, y_stride);
-}
-
-void linear_dense(const PackedWeight& w, const float* x, size_t x_stride, int rows, int from, int to,
-                  float* y, size_t y_stride) {
-  for (int tile = from; tile < to; tile++) switch (w.kind) {
-      case Kind::f32:
-        dense_rows<Kind::f32, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
-        break;
-      case Kind::f16:
-        dense_rows<Kind::f16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
-        break;
-      case Kind::bf16:
-        dense_rows<Kind::bf16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
-        break;
-      default:
-        return;
-    }
-}
-
-// One row of the matrix as floats, out of its tile.
-void embed_row(const PackedWeight& w, int row, float* out) {
-  const size_t tile = row / kTile, column = row % kTile;
-  for (int k = 0; k < w.k; k++) {
-    if (!is_quantized(w.kind)) {
-      const size_t at = (tile * w.k + k) * kTile + column;
-      if (w.kind == Kind::f32)
-        out[k] = ((const float*)w.data)[at];
-      else if (w.kind == Kind::f16)
-        out[k] = half_to_float(((const uint16_t*)w.data)[at]);
-      else
-        out[k] = bf16_to_float(((const uint16_t*)w.data)[at]);
-      continue;
-    }
-    const size_t group = tile * w.groups + k / kGroup, in = k % kGroup;
-    const size_t byte = (in / 4 % (w.kind == Kind::q8 ? 8 : 4)) * 64 + column * 4 + in % 4;
-    const uint8_t* data = w.data + group * (w.kind == Kind::q8 ? 512 : 256) + byte;
-    const uint16_t* scales = w.scales + group * (w.kind == Kind::q4m ? 32 : 16) + column;
-    if (w.kind == Kind::q8) {
-      out[k] = half_to_float(*scales) * (kSignedQ8 ? (int8_t)*data : *data - 128);
-    } else {
-      const int q = in < 16 ? *data & 15 : *data >> 4;
-      out[k] = w.kind == Kind::q4 ? half_to_float(*scales) * (q - 8)
-                                  : half_to_float(*scales) * q + half_to_float(scales[kTile]);
-    }
-  }
+  with_kind(w.kind, [&](auto k) { linear_kind<(Kind) decltype(k)::value>(w, a, rows, from, to, y, stride); });
 }
 
 }  // namespace

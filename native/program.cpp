@@ -230,11 +230,7 @@ Activation Program::activation(int buffer, int first_row) const {
   const Buffer& b = buffers_[buffer];
   const int groups = round_up(b.width, kGroup) / kGroup;
   const size_t skipped = (size_t)first_row * planes(b) * groups;
-  return {arena_.as<int8_t>(b.q) + skipped * kGroup,
-          arena_.as<float>(b.scale) + skipped,
-          arena_.as<float>(b.scaled_sum) + skipped,
-          arena_.as<int32_t>(b.neg_sum) + skipped,
-          groups,
+  return {arena_.as<int8_t>(b.q) + skipped * kGroup, arena_.as<ActivationGroup>(b.of) + skipped, groups,
           planes(b)};
 }
 
@@ -253,9 +249,7 @@ void Program::place_buffers(int tokens, int sampled) {
     if (b.floats) b.offset = take(rows * b.stride * sizeof(float));
     if (!b.quantized) continue;
     b.q = take(groups * kGroup);
-    b.scale = take(groups * 4);
-    b.scaled_sum = take(groups * 4);
-    b.neg_sum = take(groups * 4);
+    b.of = take(groups * sizeof(ActivationGroup));
   }
   arena_ = Block(end + 4096);
 }

@@ -96,9 +96,7 @@ void Program::spread_row(const Instruction& i, int visit) {
   const Activation from = activation(i.a.buffer, row), to = activation(i.out.buffer, visit);
   const int count = from.planes * from.groups;
   std::copy_n(from.q, count * kGroup, to.q);
-  std::copy_n(from.scale, count, to.scale);
-  std::copy_n(from.scaled_sum, count, to.scaled_sum);
-  std::copy_n(from.neg_sum, count, to.neg_sum);
+  std::copy_n(from.of, count, to.of);
 }
 
 void Program::combine_row(const Instruction& i, int row) {

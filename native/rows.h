@@ -16,10 +16,9 @@ void quantize(const float* x, int first_group, int k, const Activation& a, int r
       const F32 inverse = splat(top > 0 ? 127.0f / top : 0.0f), scale = splat(top / 127.0f);
       const F32 low_q = round(mul(low, inverse)), high_q = round(mul(high, inverse));
       const size_t i = ((size_t)row * a.planes + plane) * a.groups + g;
-      const int32_t sum = store_int8(a.q + i * kGroup, low_q, high_q);
-      a.scale[i] = top / 127.0f;
-      a.scaled_sum[i] = a.scale[i] * (float)sum;
-      a.neg_sum[i] = -sum;
+      const int32_t first = store_int8(a.q + i * kGroup, low_q);
+      const int32_t all = first + store_int8(a.q + i * kGroup + 16, high_q);
+      a.of[i] = {top / 127.0f, top / 127.0f * (float)all, -128 * all, -128 * first};
       low = sub(low, mul(low_q, scale));
       high = sub(high, mul(high_q, scale));
     }

@@ -12,6 +12,8 @@ namespace {
 constexpr const char* kName = "avx2";
 constexpr bool kSignedQ8 = true;
 constexpr int kRows = 2, kColumns = 1;
+constexpr bool kKeepsSmall = true;  // products of small unsigned codes are cheaper
+constexpr int kAhead = 2048;        // bytes from what is read to what is fetched
 constexpr int kDenseRows = 4;
 constexpr int kQueryRows = 4;
 constexpr int kValueVectors = 2;  // of a value row, held while tokens are added up
@@ -49,6 +51,28 @@ inline __m256 widen_bf16(const uint16_t* p) {
       _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 inline F32 load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
+inline F32 load_int8(const uint8_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
+}
+template <int kFrom, int kBits>
+inline __m256 field_float(const uint8_t* p) {
+  const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+  return _mm256_cvtepi32_ps(
+      _mm256_and_si256(_mm256_srli_epi32(wide, kFrom), _mm256_set1_epi32((1 << kBits) - 1)));
+}
+template <int kFrom, int kBits>
+inline F32 load_field(const uint8_t* p) {
+  return {field_float<kFrom, kBits>(p), field_float<kFrom, kBits>(p + 8)};
+}
+inline __m256 power_float(const uint8_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), 23));
+}
+inline F32 load_power(const uint8_t* p) { return {power_float(p), power_float(p + 8)}; }
+inline __m256 float8_float(const uint8_t* p) {
+  return _mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)p)), 7));
+}
+inline F32 load_float8(const uint8_t* p) { return {float8_float(p), float8_float(p + 8)}; }
 inline F32 add(F32 x, F32 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F32 sub(F32 x, F32 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline F32 mul(F32 x, F32 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
@@ -94,7 +118,7 @@ inline F32 first_lanes(F32 x, F32 y, int n) {
   return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(low)),
           _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(high))};
 }
-inline int32_t store_int8_half(int8_t* p, F32 x) {
+inline int32_t store_int8(int8_t* p, F32 x) {
   const __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
   const __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
@@ -103,29 +127,41 @@ inline int32_t store_int8_half(int8_t* p, F32 x) {
   h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4E));
   return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xB1)));
 }
-inline int32_t store_int8(int8_t* p, F32 x, F32 y) {
-  return store_int8_half(p, x) + store_int8_half(p + 16, y);
-}
 
 inline I32 int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I32 int_splat(int32_t x) {
   const __m256i v = _mm256_set1_epi32(x);
   return {v, v};
 }
-template <int kBits>
-inline I32 shift_left(I32 x) {
-  return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)};
-}
 inline F32 to_float(I32 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline Bytes load_bytes(const uint8_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
 }
-inline Bytes low_nibbles(Bytes x) {
-  const __m256i low = _mm256_set1_epi8(15);
-  return {_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low)};
+inline void store_bytes(uint8_t* p, Bytes x) {
+  _mm256_storeu_si256((__m256i*)p, x.a);
+  _mm256_storeu_si256((__m256i*)(p + 32), x.b);
 }
-inline Bytes high_nibbles(Bytes x) {
-  return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
+template <int kFrom, int kBits, int kTo>
+inline __m256i field_half(__m256i x) {
+  if constexpr (kFrom > kTo) x = _mm256_srli_epi16(x, kFrom - kTo);
+  if constexpr (kFrom < kTo) x = _mm256_slli_epi16(x, kTo - kFrom);
+  return _mm256_and_si256(x, _mm256_set1_epi8((char)(((1 << kBits) - 1) << kTo)));
+}
+template <int kFrom, int kBits, int kTo>
+inline Bytes field(Bytes x) {
+  return {field_half<kFrom, kBits, kTo>(x.a), field_half<kFrom, kBits, kTo>(x.b)};
+}
+inline Bytes merge(Bytes x, Bytes y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+inline Bytes add_to_bytes(Bytes x, int y) {
+  const __m256i v = _mm256_set1_epi8((char)y);
+  return {_mm256_add_epi8(x.a, v), _mm256_add_epi8(x.b, v)};
+}
+inline Bytes load_table(const uint8_t* p) {
+  const __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p));
+  return {v, v};
+}
+inline Bytes look_up(Bytes table, Bytes codes) {
+  return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
 }
 inline Bytes splat_bytes(const int8_t* four) {
   int32_t x;
@@ -146,7 +182,9 @@ inline I32 dot_q8(I32 acc, Bytes w, Bytes x) {
           dot_half(acc.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(x.b, w.b))};
 }
 
-inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+__attribute__((always_inline)) inline void prefetch(const void* p) {
+  _mm_prefetch((const char*)p, _MM_HINT_T0);
+}
 
 }  // namespace
 }  // namespace pagemill

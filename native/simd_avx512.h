@@ -12,6 +12,8 @@ namespace {
 constexpr const char* kName = "avx512";
 constexpr bool kSignedQ8 = false;       // vpdpbusd multiplies unsigned by signed bytes
 constexpr int kRows = 6, kColumns = 2;  // the register block of the quantized product
+constexpr bool kKeepsSmall = false;
+constexpr int kAhead = 4096;  // bytes from what is read to what is fetched
 constexpr int kDenseRows = 12;
 constexpr int kQueryRows = 8;
 constexpr int kValueVectors = 4;  // of a value row, held while tokens are added up
@@ -38,6 +40,26 @@ inline F32 load_bf16(const uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
+inline F32 load_int8(const uint8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))};
+}
+// Fields of bytes as floats.
+template <int kFrom, int kBits>
+inline F32 load_field(const uint8_t* p) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+  return {_mm512_cvtepi32_ps(
+      _mm512_and_si512(_mm512_srli_epi32(wide, kFrom), _mm512_set1_epi32((1 << kBits) - 1)))};
+}
+// 2^(e - 127) of bytes e; zero for 0
+inline F32 load_power(const uint8_t* p) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 23))};
+}
+// Bytes as floats of 4 bits of exponent and 3 of mantissa, over 256; bit 7 is clear
+inline F32 load_float8(const uint8_t* p) {
+  const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p));
+  return {_mm512_cvtph_ps(_mm256_slli_epi16(wide, 7))};
+}
 inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -62,26 +84,32 @@ inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) {
 inline F32 first_lanes(F32 a, F32 b, int n) {
   return {_mm512_mask_mov_ps(b.v, (__mmask16)((1u << n) - 1), a.v)};
 }
-// Rounds two vectors to 32 int8 and returns their sum.
-inline int32_t store_int8(int8_t* p, F32 a, F32 b) {
-  const __m512i x = _mm512_cvtps_epi32(a.v), y = _mm512_cvtps_epi32(b.v);
+// Rounds to 16 int8 and returns their sum.
+inline int32_t store_int8(int8_t* p, F32 a) {
+  const __m512i x = _mm512_cvtps_epi32(a.v);
   _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x));
-  _mm_storeu_si128((__m128i*)(p + 16), _mm512_cvtepi32_epi8(y));
-  return _mm512_reduce_add_epi32(_mm512_add_epi32(x, y));
+  return _mm512_reduce_add_epi32(x);
 }
 
 inline I32 int_zero() { return {_mm512_setzero_si512()}; }
 inline I32 int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
-template <int kBits>
-inline I32 shift_left(I32 a) {
-  return {_mm512_slli_epi32(a.v, kBits)};
-}
 inline F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-inline Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
-inline Bytes high_nibbles(Bytes a) {
-  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
+inline void store_bytes(uint8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
+// Bits kFrom .. kFrom + kBits of each byte, moved to kTo; zero elsewhere.
+template <int kFrom, int kBits, int kTo>
+inline Bytes field(Bytes a) {
+  if constexpr (kFrom > kTo) a.v = _mm512_srli_epi16(a.v, kFrom - kTo);
+  if constexpr (kFrom < kTo) a.v = _mm512_slli_epi16(a.v, kTo - kFrom);
+  return {_mm512_and_si512(a.v, _mm512_set1_epi8((char)(((1 << kBits) - 1) << kTo)))};
 }
+inline Bytes merge(Bytes a, Bytes b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline Bytes add_to_bytes(Bytes a, int b) { return {_mm512_add_epi8(a.v, _mm512_set1_epi8((char)b))}; }
+// Sixteen values, and those that codes of four bits stand for.
+inline Bytes load_table(const uint8_t* p) {
+  return {_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)p))};
+}
+inline Bytes look_up(Bytes table, Bytes codes) { return {_mm512_shuffle_epi8(table.v, codes.v)}; }
 inline Bytes splat_bytes(const int8_t* four) {
   int32_t x;
   __builtin_memcpy(&x, four, 4);
@@ -91,7 +119,9 @@ inline Bytes splat_bytes(const int8_t* four) {
 inline I32 dot_small(I32 acc, Bytes w, Bytes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
 inline I32 dot_q8(I32 acc, Bytes w, Bytes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
 
-inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+__attribute__((always_inline)) inline void prefetch(const void* p) {
+  _mm_prefetch((const char*)p, _MM_HINT_T0);
+}
 
 }  // namespace
 }  // namespace pagemill

@@ -12,6 +12,8 @@ namespace {
 constexpr const char* kName = "neon";
 constexpr bool kSignedQ8 = true;
 constexpr int kRows = 2, kColumns = 1;
+constexpr bool kKeepsSmall = false;
+constexpr int kAhead = 1024;  // bytes from what is read to what is fetched
 constexpr int kDenseRows = 4;
 constexpr int kQueryRows = 4;
 constexpr int kValueVectors = 2;  // of a value row, held while tokens are added up
@@ -50,6 +52,32 @@ inline void store_half(uint16_t* p, F32 a) {
 }
 inline F32 load_bf16(const uint16_t* p) {
   return each([=](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
+}
+// Sixteen bytes, widened to 32 bits.
+inline uint32x4_t widen(const uint8_t* p, int i) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  const uint16x8_t half = i < 2 ? vmovl_u8(vget_low_u8(bytes)) : vmovl_u8(vget_high_u8(bytes));
+  return i % 2 ? vmovl_u16(vget_high_u16(half)) : vmovl_u16(vget_low_u16(half));
+}
+inline F32 load_int8(const uint8_t* p) {
+  return each([=](int i) {
+    return vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(vshlq_n_u32(widen(p, i), 24)), 24));
+  });
+}
+template <int kFrom, int kBits>
+inline F32 load_field(const uint8_t* p) {
+  return each([=](int i) {
+    uint32x4_t x = widen(p, i);
+    if constexpr (kFrom > 0) x = vshrq_n_u32(x, kFrom);
+    return vcvtq_f32_u32(vandq_u32(x, vdupq_n_u32((1 << kBits) - 1)));
+  });
+}
+inline F32 load_power(const uint8_t* p) {
+  return each([=](int i) { return vreinterpretq_f32_u32(vshlq_n_u32(widen(p, i), 23)); });
+}
+inline F32 load_float8(const uint8_t* p) {
+  return each(
+      [=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vshlq_n_u32(widen(p, i), 7)))); });
 }
 inline F32 add(F32 a, F32 b) {
   return each([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
@@ -100,7 +128,7 @@ inline F32 first_lanes(F32 a, F32 b, int n) {
   const int32x4_t lanes = vld1q_s32(lane);
   return each([&](int i) { return vbslq_f32(vcltq_s32(lanes, vdupq_n_s32(n - 4 * i)), a.v[i], b.v[i]); });
 }
-inline int32_t store_int8_half(int8_t* p, F32 a) {
+inline int32_t store_int8(int8_t* p, F32 a) {
   int32x4_t r[4];
   for (int i = 0; i < 4; i++) r[i] = vcvtnq_s32_f32(a.v[i]);
   const int16x8_t low = vcombine_s16(vmovn_s32(r[0]), vmovn_s32(r[1]));
@@ -108,20 +136,12 @@ inline int32_t store_int8_half(int8_t* p, F32 a) {
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
   return vaddvq_s32(vaddq_s32(vaddq_s32(r[0], r[1]), vaddq_s32(r[2], r[3])));
 }
-inline int32_t store_int8(int8_t* p, F32 a, F32 b) {
-  return store_int8_half(p, a) + store_int8_half(p + 16, b);
-}
 
 inline I32 int_splat(int32_t x) {
   const int32x4_t v = vdupq_n_s32(x);
   return {{v, v, v, v}};
 }
 inline I32 int_zero() { return int_splat(0); }
-template <int kBits>
-inline I32 shift_left(I32 a) {
-  for (auto& v : a.v) v = vshlq_n_s32(v, kBits);
-  return a;
-}
 inline F32 to_float(I32 a) {
   return each([&](int i) { return vcvtq_f32_s32(a.v[i]); });
 }
@@ -130,13 +150,34 @@ inline Bytes load_bytes(const uint8_t* p) {
   for (int i = 0; i < 4; i++) r.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i));
   return r;
 }
-inline Bytes low_nibbles(Bytes a) {
-  for (auto& v : a.v) v = vandq_s8(v, vdupq_n_s8(15));
+inline void store_bytes(uint8_t* p, Bytes a) {
+  for (int i = 0; i < 4; i++) vst1q_u8(p + 16 * i, vreinterpretq_u8_s8(a.v[i]));
+}
+template <int kFrom, int kBits, int kTo>
+inline Bytes field(Bytes a) {
+  for (auto& v : a.v) {
+    uint8x16_t x = vreinterpretq_u8_s8(v);
+    if constexpr (kFrom > kTo) x = vshrq_n_u8(x, kFrom - kTo);
+    if constexpr (kFrom < kTo) x = vshlq_n_u8(x, kTo - kFrom);
+    v = vreinterpretq_s8_u8(vandq_u8(x, vdupq_n_u8(((1 << kBits) - 1) << kTo)));
+  }
   return a;
 }
-inline Bytes high_nibbles(Bytes a) {
-  for (auto& v : a.v) v = vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4));
+inline Bytes merge(Bytes a, Bytes b) {
+  for (int i = 0; i < 4; i++) a.v[i] = vorrq_s8(a.v[i], b.v[i]);
   return a;
+}
+inline Bytes add_to_bytes(Bytes a, int b) {
+  for (auto& v : a.v) v = vaddq_s8(v, vdupq_n_s8((int8_t)b));
+  return a;
+}
+inline Bytes load_table(const uint8_t* p) {
+  const int8x16_t v = vreinterpretq_s8_u8(vld1q_u8(p));
+  return {{v, v, v, v}};
+}
+inline Bytes look_up(Bytes table, Bytes codes) {
+  for (auto& v : codes.v) v = vqtbl1q_s8(table.v[0], vreinterpretq_u8_s8(v));
+  return codes;
 }
 inline Bytes splat_bytes(const int8_t* four) {
   int32_t x;
@@ -150,7 +191,7 @@ inline I32 dot_q8(I32 acc, Bytes w, Bytes x) {
 }
 inline I32 dot_small(I32 acc, Bytes w, Bytes x) { return dot_q8(acc, w, x); }
 
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
+__attribute__((always_inline)) inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace
 }  // namespace pagemill

@@ -13,6 +13,8 @@ namespace {
 constexpr const char* kName = "portable";
 constexpr bool kSignedQ8 = true;
 constexpr int kRows = 2, kColumns = 1;
+constexpr bool kKeepsSmall = false;
+constexpr int kAhead = 0;  // bytes from what is read to what is fetched
 constexpr int kDenseRows = 2;
 constexpr int kQueryRows = 4;
 constexpr int kValueVectors = 1;  // of a value row, held while tokens are added up
@@ -53,6 +55,19 @@ inline void store_half(uint16_t* p, F32 a) {
 }
 inline F32 load_bf16(const uint16_t* p) {
   return each([=](int i) { return bf16_to_float(p[i]); });
+}
+inline F32 load_int8(const uint8_t* p) {
+  return each([=](int i) { return (float)(int8_t)p[i]; });
+}
+template <int kFrom, int kBits>
+inline F32 load_field(const uint8_t* p) {
+  return each([=](int i) { return (float)(p[i] >> kFrom & ((1 << kBits) - 1)); });
+}
+inline F32 load_power(const uint8_t* p) {
+  return each([=](int i) { return bits_to_float((uint32_t)p[i] << 23); });
+}
+inline F32 load_float8(const uint8_t* p) {
+  return each([=](int i) { return half_to_float((uint16_t)(p[i] << 7)); });
 }
 inline F32 add(F32 a, F32 b) {
   return each([&](int i) { return a.v[i] + b.v[i]; });
@@ -101,10 +116,9 @@ inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) {
 inline F32 first_lanes(F32 a, F32 b, int n) {
   return each([&](int i) { return i < n ? a.v[i] : b.v[i]; });
 }
-inline int32_t store_int8(int8_t* p, F32 a, F32 b) {
+inline int32_t store_int8(int8_t* p, F32 a) {
   int32_t total = 0;
   for (int i = 0; i < 16; i++) total += p[i] = (int8_t)std::nearbyint(a.v[i]);
-  for (int i = 0; i < 16; i++) total += p[16 + i] = (int8_t)std::nearbyint(b.v[i]);
   return total;
 }
 
@@ -114,11 +128,6 @@ inline I32 int_splat(int32_t x) {
   return r;
 }
 inline I32 int_zero() { return int_splat(0); }
-template <int kBits>
-inline I32 shift_left(I32 a) {
-  for (int i = 0; i < 16; i++) a.v[i] *= 1 << kBits;
-  return a;
-}
 inline F32 to_float(I32 a) {
   return each([&](int i) { return (float)a.v[i]; });
 }
@@ -127,13 +136,28 @@ inline Bytes load_bytes(const uint8_t* p) {
   __builtin_memcpy(r.v, p, 64);
   return r;
 }
-inline Bytes low_nibbles(Bytes a) {
-  for (int i = 0; i < 64; i++) a.v[i] = a.v[i] & 15;
+inline void store_bytes(uint8_t* p, Bytes a) { __builtin_memcpy(p, a.v, 64); }
+template <int kFrom, int kBits, int kTo>
+inline Bytes field(Bytes a) {
+  for (int i = 0; i < 64; i++) a.v[i] = (int8_t)(((uint8_t)a.v[i] >> kFrom & ((1 << kBits) - 1)) << kTo);
   return a;
 }
-inline Bytes high_nibbles(Bytes a) {
-  for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)a.v[i] >> 4;
+inline Bytes merge(Bytes a, Bytes b) {
+  for (int i = 0; i < 64; i++) a.v[i] |= b.v[i];
   return a;
+}
+inline Bytes add_to_bytes(Bytes a, int b) {
+  for (int i = 0; i < 64; i++) a.v[i] = (int8_t)(a.v[i] + b);
+  return a;
+}
+inline Bytes load_table(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 64; i++) r.v[i] = (int8_t)p[i % 16];
+  return r;
+}
+inline Bytes look_up(Bytes table, Bytes codes) {
+  for (int i = 0; i < 64; i++) codes.v[i] = table.v[codes.v[i]];
+  return codes;
 }
 inline Bytes splat_bytes(const int8_t* four) {
   Bytes r;
@@ -146,7 +170,7 @@ inline I32 dot_small(I32 acc, Bytes w, Bytes x) {
 }
 inline I32 dot_q8(I32 acc, Bytes w, Bytes x) { return dot_small(acc, w, x); }
 
-inline void prefetch(const void*) {}
+__attribute__((always_inline)) inline void prefetch(const void*) {}
 
 }  // namespace
 }  // namespace pagemill

@@ -1,60 +1,103 @@
 #include "weights.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
-#include "half.h"
+#include "formats.h"
 
 namespace pagemill {
 namespace {
 
-struct Format {
-  const char* name;
-  Kind kind;
-  int block, bytes;  // elements and bytes of a block of the file
-};
-
-constexpr Format kFormats[] = {
-    {"F32", Kind::f32, 1, 4},   {"F16", Kind::f16, 1, 2},   {"BF16", Kind::bf16, 1, 2},
-    {"Q8_0", Kind::q8, 32, 34}, {"Q4_0", Kind::q4, 32, 18}, {"Q4_1", Kind::q4m, 32, 20},
-};
-
-const Format& find_format(const std::string& name) {
-  for (const Format& format : kFormats)
-    if (name == format.name) return format;
-  throw std::invalid_argument("no kernel for weight format " + name);
+// Fields of bytes, four at once: four codes of a column lie side by side, in files and in tiles.
+inline uint32_t four(const uint8_t* at) {
+  uint32_t x;
+  memcpy(&x, at, 4);
+  return x;
 }
 
-constexpr size_t data_bytes(Kind kind) { return kind == Kind::q8 ? 512 : 256; }
-constexpr size_t num_scales(Kind kind) { return kind == Kind::q4m ? 2 * kTile : kTile; }
-
-// One block of 32 weights of the file into column `c` of a packed group.
-void pack_block(Kind kind, bool signed_q8, const uint8_t* block, uint8_t* data, uint16_t* scales, int c) {
-  memcpy(&scales[c], block, 2);
-  if (kind == Kind::q8) {
-    for (int i = 0; i < kGroup; i++)
-      data[i / 4 * 64 + c * 4 + i % 4] = (uint8_t)(block[2 + i] + (signed_q8 ? 0 : 128));
-    return;
+// Puts bits from .. from + bits of a group's codes into its plane at `to`, which is all zero there.
+void put_plane(const uint8_t* codes, int from, int bits, uint8_t* to) {
+  const uint32_t mask = 0x01010101u * (uint32_t)((1 << bits) - 1);
+  const int fields = 8 / bits;
+  for (int line = 0; line < bits; line++) {
+    uint32_t all = 0;
+    for (int f = 0; f < fields; f++) {
+      const int step = bits == 4 ? line + 4 * f : line * fields + f;
+      all |= (four(codes + 4 * step) >> from & mask) << bits * f;
+    }
+    memcpy(to + line * kLine, &all, 4);
   }
-  const uint8_t* nibbles = block + 2;
-  if (kind == Kind::q4m) {
-    memcpy(&scales[kTile + c], block + 2, 2);
-    nibbles += 2;
-  }
-  // The file keeps input i in the low and input i + 16 in the high nibble of byte i, and so do we.
-  for (int s = 0; s < 4; s++) memcpy(data + s * 64 + c * 4, nibbles + s * 4, 4);
 }
 
-void pack_quantized_tile(const PackedWeight& w, bool signed_q8, const std::vector<const uint8_t*>& rows,
-                         int tile, size_t block_bytes) {
-  const size_t blocks = (size_t)w.k / kGroup;
-  for (int c = 0; c < kTile; c++) {
-    if (tile * kTile + c >= w.n) break;
+// Puts a chunk of `groups` groups into its place in column `c`.
+void put_column(const Layout& layout, bool signed_q8, const ColumnChunk& from, int groups, int c,
+                uint8_t* chunk) {
+  for (int g = 0; g < groups; g++) {
+    uint8_t* at = chunk + g * layout.group_bytes() + c * 4;
+    const uint8_t* codes = from.codes + g * kGroup;
+    if (layout.low == 8) {
+      for (int s = 0; s < 8; s++) {
+        const uint32_t x = four(codes + 4 * s) ^ (signed_q8 ? 0 : 0x80808080u);
+        memcpy(at + s * kLine, &x, 4);
+      }
+      continue;
+    }
+    put_plane(codes, 0, layout.low, at);
+    if (layout.high) put_plane(codes, layout.low, layout.high, at + layout.low * kLine);
+  }
+  uint8_t* at = chunk + groups * layout.group_bytes();
+  const auto put_half = [&](int line, uint16_t value) { memcpy(at + line * 2 * kTile + c * 2, &value, 2); };
+  const auto put_bytes = [&](int first, const uint8_t* values, int count) {
+    for (int i = 0; i < count; i++) at[(first + i) * kTile + c] = values[i];
+  };
+  switch (layout.scale) {
+    case Scale::half:
+      for (int g = 0; g < groups; g++) {
+        put_half(g, from.scale[g]);
+        if (layout.minimum) put_half(groups + g, from.minimum[g]);
+      }
+      return;
+    case Scale::chunk:
+      return put_half(0, from.scale[0]);
+    case Scale::column:
+      memcpy(at + c * 4, &from.column_scale, 4);
+      return;
+    case Scale::byte:
+      put_half(0, from.scale[0]);
+      if (!layout.minimum) return put_bytes(2, from.sub_scale, groups);
+      put_half(1, from.minimum[0] ^ 0x8000);
+      put_bytes(4, from.sub_scale, groups);
+      return put_bytes(4 + groups, from.sub_minimum, groups);
+    case Scale::byte16:
+      put_half(0, from.scale[0]);
+      return put_bytes(2, from.sub_scale, 2 * groups);
+    case Scale::nibble16:
+      put_half(0, from.scale[0]);
+      put_half(1, from.minimum[0] ^ 0x8000);
+      for (int i = 0; i < 2 * groups; i++)
+        at[(4 + i) * kTile + c] = (uint8_t)(from.sub_scale[i] | from.sub_minimum[i] << 4);
+      return;
+    case Scale::power:
+      return put_bytes(0, from.sub_scale, groups);
+    case Scale::float8:
+      return put_bytes(0, from.sub_scale, 2 * groups);
+  }
+}
+
+void pack_quantized_tile(const PackedWeight& w, bool signed_q8, const Format& format,
+                         const std::vector<const uint8_t*>& rows, int tile) {
+  const Layout layout = layout_of(w.kind);
+  for (int c = 0; c < kTile && tile * kTile + c < w.n; c++) {
     const uint8_t* row = rows[tile * kTile + c];
-    for (size_t g = 0; g < blocks; g++) {
-      const size_t at = (size_t)tile * w.groups + g;
-      pack_block(w.kind, signed_q8, row + g * block_bytes, w.data + at * data_bytes(w.kind),
-                 w.scales + at * num_scales(w.kind), c);
+    uint8_t* chunk = w.data + tile * w.tile_bytes;
+    for (int first = 0; first < w.groups; first += kChunkGroups) {
+      const int groups = std::min(w.groups - first, kChunkGroups);
+      ColumnChunk column;
+      for (int at = 0; at < groups * kGroup; at += format.block, row += format.bytes)
+        format.read(row, column, at);
+      put_column(layout, signed_q8, column, groups, c, chunk);
+      chunk += layout.chunk_bytes(groups);
     }
   }
 }
@@ -67,24 +110,31 @@ void pack_dense_tile(const PackedWeight& w, const std::vector<const uint8_t*>& r
       memcpy(&data[(size_t)k * kTile + c], rows[tile * kTile + c] + k * sizeof(T), sizeof(T));
 }
 
+PackedWeight shape(const Format& format, int n, int k) {
+  PackedWeight w{format.kind,   n, k, (n + kTile - 1) / kTile, (k + kGroup - 1) / kGroup, 0, nullptr,
+                 format.factor, {}};
+  w.tile_bytes = is_quantized(format.kind) ? layout_of(format.kind).tile_bytes(w.groups)
+                                           : (size_t)kTile * k * format.bytes;
+  return w;
+}
+
+size_t memory_of(const PackedWeight& w) {
+  return w.tiles * w.tile_bytes + 4096;  // a page more: kernels fetch past the end
+}
+
 Matrix::Segment pack(const Kernels& kernels, Pool& pool, const Format& format,
                      const std::vector<const uint8_t*>& rows, int k) {
-  PackedWeight w{
-      format.kind, (int)rows.size(), k, ((int)rows.size() + kTile - 1) / kTile, (k + kGroup - 1) / kGroup,
-      nullptr,     nullptr};
-  const bool quantized = is_quantized(format.kind);
-  const size_t groups = (size_t)w.tiles * w.groups;
-  const size_t data = quantized ? groups * data_bytes(w.kind) : (size_t)w.tiles * kTile * k * format.bytes;
-  const size_t scales = quantized ? groups * num_scales(w.kind) * 2 : 0;
-  Matrix::Segment segment{w, 0, Block(data + scales + 4096)};  // a page more: kernels prefetch past the end
+  PackedWeight w = shape(format, (int)rows.size(), k);
+  if (format.values)
+    for (int i = 0; i < 16; i++) w.table[i] = (uint8_t)(format.values[i] + (kernels.signed_q8 ? 0 : 128));
+  Matrix::Segment segment{w, 0, Block(memory_of(w))};
   segment.weight.data = segment.memory.as<uint8_t>();
-  segment.weight.scales = segment.memory.as<uint16_t>(data);
   Shares shares;
   pool.run([&](int) {
     shares.each(w.tiles, 4, [&](int from, int to) {
       for (int tile = from; tile < to; tile++) {
-        if (quantized)
-          pack_quantized_tile(segment.weight, kernels.signed_q8, rows, tile, format.bytes);
+        if (is_quantized(format.kind))
+          pack_quantized_tile(segment.weight, kernels.signed_q8, format, rows, tile);
         else if (format.bytes == 4)
           pack_dense_tile<uint32_t>(segment.weight, rows, tile);
         else
@@ -95,15 +145,17 @@ Matrix::Segment pack(const Kernels& kernels, Pool& pool, const Format& format,
   return segment;
 }
 
+void check_row(const Format& format, int k) {
+  if (k % format.block)
+    throw std::invalid_argument("a row of " + std::to_string(k) + " is not whole blocks of " + format.name);
+}
+
 }  // namespace
 
 Matrix::Matrix(const Kernels& kernels, Pool& pool, const std::vector<Part>& parts, int k) : k_(k) {
   for (size_t i = 0; i < parts.size();) {
     const Format& format = find_format(parts[i].format);
-    if (k % format.block)
-      throw std::invalid_argument("a row of " + std::to_string(k) + " is not whole blocks of " + format.name);
-    if (is_quantized(format.kind) != is_quantized(find_format(parts[0].format).kind))
-      throw std::invalid_argument("a fused matrix mixes quantized and dense formats");
+    check_row(format, k);
     const size_t row_bytes = (size_t)k / format.block * format.bytes;
     std::vector<const uint8_t*> rows;
     const int first_row = n_;
@@ -120,10 +172,20 @@ size_t Matrix::bytes() const {
   return total;
 }
 
-std::vector<std::string> matrix_formats() {
-  std::vector<std::string> names;
-  for (const Format& format : kFormats) names.push_back(format.name);
-  return names;
+bool Matrix::quantized() const {
+  return std::any_of(segments_.begin(), segments_.end(),
+                     [](const Segment& segment) { return is_quantized(segment.weight.kind); });
+}
+
+bool Matrix::dense() const {
+  return !std::all_of(segments_.begin(), segments_.end(),
+                      [](const Segment& segment) { return is_quantized(segment.weight.kind); });
+}
+
+size_t packed_bytes(const std::string& name, int n, int k) {
+  const Format& format = find_format(name);
+  check_row(format, k);
+  return memory_of(shape(format, n, k));
 }
 
 }  // namespace pagemill

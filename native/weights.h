@@ -33,14 +33,15 @@ class Matrix {
   int n() const { return n_; }
   int k() const { return k_; }
   size_t bytes() const;
-  bool quantized() const { return is_quantized(segments_[0].weight.kind); }
+  bool quantized() const;  // in any of its segments, as also
+  bool dense() const;
 
  private:
   std::vector<Segment> segments_;
   int n_ = 0, k_;
 };
 
-// The formats a matrix may have here.
-std::vector<std::string> matrix_formats();
+// Bytes of memory that n rows of k elements take once they are packed.
+size_t packed_bytes(const std::string& format, int n, int k);
 
 }  // namespace pagemill

@@ -19,6 +19,7 @@ class Matrix:
     k: int
     bytes: int
     quantized: bool
+    dense: bool
     num_segments: int
 
 class Vector:
@@ -110,6 +111,7 @@ class Program:
 
 def instruction_sets() -> list[str]: ...
 def matrix_formats() -> list[str]: ...
+def packed_bytes(format: str, n: int, k: int) -> int: ...
 def matrix(
     backend: Backend, parts: Sequence[tuple[str, NDArray[np.uint8], int]], k: int
 ) -> Matrix: ...

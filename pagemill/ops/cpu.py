@@ -239,6 +239,8 @@ class CpuOps:
         for name, matrices in (("gate_up", gate_up), ("down", down)):
             if len({(w.quantized, w.num_segments) for w in matrices}) > 1:
                 raise Unsupported(f"experts whose {name} differ in format")
+            if any(w.quantized and w.dense for w in matrices):
+                raise Unsupported(f"experts whose {name} are partly quantized")
         x = x.dense()
         if gate_up[0].quantized and not x.whole:
             x = x.copy()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pagemill.ops.interface import Array, Float32, Ops, Step, Weight
 from pagemill.ops.reference import ReferenceOps
 from pagemill.weights import formats
+from tests.golden.random_blocks import MASKS
 
 ROUNDED_ACTIVATIONS = 2e-2
 EXACT = 1e-5
@@ -49,11 +50,20 @@ def check(case: Case, ops: Ops) -> None:
 
 def weight(rng: np.random.Generator, k: int, *parts: tuple[str, int]) -> Weight:
     """Random rows of K elements, as (format, rows) parts, in the bytes of a file."""
-    packed = tuple(
-        formats.get(name).pack(normal(rng, rows, k) / np.float32(k**0.5)) for name, rows in parts
-    )
+    packed = tuple(_stored(rng, name, rows, k) for name, rows in parts)
     rows = tuple(rows for _, rows in parts)
     return Weight((sum(rows), k), tuple(name for name, _ in parts), packed, rows)
+
+
+def _stored(rng: np.random.Generator, name: str, rows: int, k: int) -> NDArray[np.uint8]:
+    """Normal numbers where they can be packed; else random bits, all but the exponents."""
+    if name in formats.packing_names():
+        return formats.get_packing(name).pack(normal(rng, rows, k) / np.float32(k**0.5))
+    form = formats.get(name)
+    blocks = rng.integers(0, 256, (rows * k // form.BLOCK_SIZE, form.BLOCK_BYTES), np.uint8)
+    for at, (kept, set_) in MASKS[name].items():
+        blocks[:, at] = blocks[:, at] & kept | set_
+    return blocks.reshape(rows, -1)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Float32:

@@ -11,6 +11,7 @@ import pytest
 from pagemill.errors import EngineFailure, Unsupported
 from pagemill.ops.interface import Array, Rope, Routing, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps, uniform
+from pagemill.weights import formats
 from tests.ops.case import ROUNDED_ACTIVATIONS, whole_step
 from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
 from tests.weights.quantized_files import Golden
@@ -40,10 +41,11 @@ def test_the_portable_kernels_are_always_there() -> None:
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", *BLOCKS])
 def test_a_row_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
     rng = np.random.default_rng(3)
-    matrix = ops.upload(weight(rng, 288, (name, 50)))
-    x = normal(rng, 21, 288)
+    k = 288 if formats.get(name).BLOCK_SIZE <= 32 else 768
+    matrix = ops.upload(weight(rng, k, (name, 50)))
+    x = normal(rng, 21, k)
     together = ops.linear(x, matrix)
-    for count in (1, 2, 3, 5, 6, 7, 12, 13):
+    for count in (*range(1, 8), 12, 13):
         assert np.array_equal(ops.linear(x[:count], matrix), together[:count])
 
 

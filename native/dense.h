@@ -1,0 +1,71 @@
+// Products with weights of 16 and 32 bits, in single precision; and rows of matrices of every kind.
+#pragma once
+
+#include "linear.h"
+
+namespace pagemill {
+namespace {
+
+template <Kind kKind>
+inline F32 load_dense(const uint8_t* data, size_t element) {
+  if constexpr (kKind == Kind::f32) return load((const float*)data + element);
+  if constexpr (kKind == Kind::f16) return load_half((const uint16_t*)data + element);
+  return load_bf16((const uint16_t*)data + element);
+}
+
+template <Kind kKind, int kR>
+void dense_rows(const PackedWeight& w, const float* x, size_t x_stride, int row, int rows, int tile, float* y,
+                size_t y_stride) {
+  for (; rows >= kR; rows -= kR, row += kR) {
+    F32 sums[kR];
+#pragma GCC unroll 16
+    for (int r = 0; r < kR; r++) sums[r] = zero();
+    const float* at = x + row * x_stride;
+    for (int k = 0; k < w.k; k++) {
+      const F32 column = load_dense<kKind>(w.data, ((size_t)tile * w.k + k) * kTile);
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; r++) sums[r] = fma(column, splat(at[r * x_stride + k]), sums[r]);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kR; r++)
+      store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
+  }
+  if constexpr (kR > 1)
+    if (rows) dense_rows<kKind, kR - 1>(w, x, x_stride, row, rows, tile, y, y_stride);
+}
+
+void linear_dense(const PackedWeight& w, const float* x, size_t x_stride, int rows, int from, int to,
+                  float* y, size_t y_stride) {
+  for (int tile = from; tile < to; tile++) switch (w.kind) {
+      case Kind::f32:
+        dense_rows<Kind::f32, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
+        break;
+      case Kind::f16:
+        dense_rows<Kind::f16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
+        break;
+      case Kind::bf16:
+        dense_rows<Kind::bf16, kDenseRows>(w, x, x_stride, 0, rows, tile, y, y_stride);
+        break;
+      default:
+        return;
+    }
+}
+
+// One row of the matrix as floats, out of its tile.
+void embed_row(const PackedWeight& w, int row, float* out) {
+  if (is_quantized(w.kind))
+    return with_kind(w.kind, [&](auto k) { expand_row(w, expand<(Kind) decltype(k)::value>, row, out); });
+  const size_t first = (size_t)(row / kTile) * w.k * kTile + row % kTile;
+  for (int k = 0; k < w.k; k++) {
+    const size_t at = first + (size_t)k * kTile;
+    if (w.kind == Kind::f32)
+      out[k] = ((const float*)w.data)[at];
+    else if (w.kind == Kind::f16)
+      out[k] = half_to_float(((const uint16_t*)w.data)[at]);
+    else
+      out[k] = bf16_to_float(((const uint16_t*)w.data)[at]);
+  }
+}
+
+}  // namespace
+}  // namespace pagemill
