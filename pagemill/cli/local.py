@@ -56,8 +56,12 @@ class EngineTalker:
         self.load_s = time.perf_counter() - started
 
     async def _load(self, runtime: Callable[[], Loader], name: str) -> ServedModel:
+        from pagemill.server.orders import check_writes
+
         self._runtime = runtime()
-        return await self._runtime.model(name)
+        model = await self._runtime.model(name)
+        check_writes(model)
+        return model
 
     def _wait(self, work: Coroutine[Any, Any, T], slow: Callable[[], None]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

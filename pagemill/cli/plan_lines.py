@@ -1,6 +1,6 @@
 """A plan in plain words: what `serve` prints before it serves, and `serve --check` instead."""
 
-from pagemill.cli.text import count, size
+from pagemill.cli.text import count, gives, size
 from pagemill.types import EnginePlan, ModelCard
 
 
@@ -11,11 +11,14 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
     if plan.max_model_len < card.context_length:
         context += f" (the model could take {card.context_length}; --max-model-len)"
     total = card.weights_bytes + plan.kv_bytes
+    kept = f"{size(plan.kv_bytes)} for keys and values ({slots} tokens)"
+    if not card.kv_elements:
+        kept = "nothing for texts"
     return [
         f"{name}: {card.architecture}, {count(card.parameters)} parameters, {card.quantization}",
+        *([f"  gives     {gives(card)}"] if card.pooling else []),
         f"  context   {context}",
         f"  compute   {plan.backend} backend, {plan.threads} threads, "
         f"{plan.max_num_seqs} requests at once, {plan.max_queued} more may wait",
-        f"  memory    {size(card.weights_bytes)} weights + {size(plan.kv_bytes)} for keys and "
-        f"values ({slots} tokens) = {size(total)}",
+        f"  memory    {size(card.weights_bytes)} weights + {kept} = {size(total)}",
     ]

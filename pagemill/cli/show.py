@@ -37,9 +37,13 @@ def show(name: str, settings: Settings, what: str) -> str:
     if what == "template":
         return template.text if template else "This model has no template."
     defaults = counting(settings.text, brought.defaults)
-    parts = [
-        card_lines(card, stored) + "\n" + template_lines(template, brought),
+    writes = [
+        template_lines(template, brought),
+        "",
         defaults_lines(defaults, brought.defaults_origin),
+    ]
+    parts = [
+        "\n".join([card_lines(card, stored), *([] if card.pooling else writes)]),
         *([metadata_lines(metadata)] if what == "metadata" else []),
     ]
     return "\n\n".join(parts)
@@ -51,6 +55,7 @@ def card_lines(card: ModelCard, stored: StoredModel) -> str:
         ("architecture", card.architecture),
         ("parameters", text.count(card.parameters)),
         ("context", f"{card.context_length} tokens"),
+        ("gives", text.gives(card)),
         ("quantization", card.quantization),
         ("size", text.size(stored.size)),
         ("layers", f"{card.layers} of width {card.hidden_size}"),

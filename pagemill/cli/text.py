@@ -1,9 +1,12 @@
-"""How numbers and times read in the columns and timing lines."""
+"""How numbers, times and models read in columns and lines."""
 
 import time
 from collections.abc import Sequence
 
+from pagemill.types import ModelCard
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
+_SHOWN_LABELS = 12
 
 
 def size(num_bytes: float) -> str:
@@ -53,3 +56,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in [header, *rows]
     ]
     return "\n".join(lines)
+
+
+def gives(card: ModelCard) -> str:
+    """What comes out of the network."""
+    if not card.pooling:
+        return "text"
+    if card.pooling != "rank":
+        of = {"mean": "the mean of all tokens", "cls": "the first token", "last": "the last token"}
+        return f"embeddings of {card.hidden_size} numbers, from {of[card.pooling]}"
+    if len(card.labels) <= 1:
+        return "a score of how well two texts go together"
+    more = ", ..." if len(card.labels) > _SHOWN_LABELS else ""
+    return f"{len(card.labels)} classes: {', '.join(card.labels[:_SHOWN_LABELS])}{more}"

@@ -8,8 +8,8 @@ import pytest
 
 from pagemill.cli.local import EngineTalker, Loader
 from pagemill.cli.talk import Ending, Knobs, Turn
-from pagemill.errors import ContextTooLong, EngineFailure, UnknownModel
-from tests.server.fakes import FakeEngine, FakeModel, FakeRuntime
+from pagemill.errors import ContextTooLong, EngineFailure, InvalidRequest, UnknownModel
+from tests.server.fakes import FakeEngine, FakeModel, FakeRuntime, embedder
 
 
 def never() -> None:
@@ -37,6 +37,13 @@ def test_streams_text_and_one_ending() -> None:
     assert ending.prompt_tokens == len(request.prompt)
     local.close()
     local.close()
+    assert runtime.closed
+
+
+def test_a_model_that_writes_no_text_is_refused_and_closed() -> None:
+    runtime = FakeRuntime(embedder())
+    with pytest.raises(InvalidRequest, match="/v1/embeddings"):
+        EngineTalker(lambda: runtime, "tiny", never)  # type: ignore[arg-type,return-value]
     assert runtime.closed
 
 

@@ -20,3 +20,10 @@ def test_says_model_context_threads_and_memory() -> None:
         "  compute   cpu backend, 2 threads, 64 requests at once, 512 more may wait",
         "  memory    97 MB weights + 377 MB for keys and values (16384 tokens) = 474 MB",
     ]
+
+
+def test_of_an_encoder_it_says_what_it_gives() -> None:
+    card = replace(SMOLLM2_CARD, pooling="mean", kv_elements=0, context_length=4096)
+    lines = plan_lines("embedder", card, replace(PLAN, kv_bytes=0))
+    assert lines[1] == "  gives     embeddings of 576 numbers, from the mean of all tokens"
+    assert lines[-1] == "  memory    97 MB weights + nothing for texts = 97 MB"

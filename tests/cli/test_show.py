@@ -47,3 +47,14 @@ def test_a_model_that_brings_nothing(tmp_path: Path) -> None:
     assert "--chat-template sets one" in lines and "none are named" in lines
     many = replace(brought, tokens={f"t{i}_token": "x" for i in range(20)})
     assert "... 20 in all" in template_lines(None, many)
+
+
+def test_of_an_encoder_it_says_what_it_gives_and_nothing_of_writing(tmp_path: Path) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "encoders"
+    shown = show(str(golden / "nomic" / "model.gguf"), settings(tmp_path), "card")
+    assert "  gives           embeddings of 16 numbers, from the mean of all tokens\n" in shown
+    assert "template" not in shown and "temperature" not in shown
+    classes = show(str(golden / "bert_classifier" / "model.gguf"), settings(tmp_path), "card")
+    assert "  gives           3 classes: bad, so so, good\n" in classes
+    scores = show(str(golden / "reranker" / "model.gguf"), settings(tmp_path), "card")
+    assert "  gives           a score of how well two texts go together\n" in scores

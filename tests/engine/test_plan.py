@@ -63,7 +63,7 @@ def test_many_sequences_leave_room_for_prompts() -> None:
 def test_networks_that_pool_get_large_steps_of_many_rows() -> None:
     encoder = replace(CARD, pooling="mean", kv_elements=0, context_length=512)
     made = planned(Asked(), encoder)
-    assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (1024, 2048, 4096)
+    assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (1024, 1024, 4096)
     assert (made.max_model_len, made.kv_bytes, made.prefix_caching) == (512, 0, False)
     # Whatever the texts' lengths, pages are not what ends a step.
     assert made.num_pages >= made.max_num_seqs + made.max_num_batched_tokens // made.page_size
@@ -72,7 +72,7 @@ def test_networks_that_pool_get_large_steps_of_many_rows() -> None:
 def test_the_pages_of_a_pooled_decoder_hold_one_step_and_the_longest_text() -> None:
     made = planned(Asked(), replace(CARD, pooling="last"))
     assert made.max_num_seqs == 64
-    assert made.num_pages * 16 == max(8192, 2048 + 64 * 16)
+    assert made.num_pages * 16 == max(8192, 1024 + 64 * 16)
     short = planned(Asked(), replace(CARD, pooling="last"), available=200 << 20)
     assert 256 <= short.max_model_len < 8192
     with pytest.raises(ConfigError, match="max_model_len"):

@@ -12,6 +12,7 @@ the names that llama.cpp's converter gives. Weights are numbers that BF16 holds.
 """
 
 import copy
+import string
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ import transformers
 HERE = Path(__file__).parent / "encoders"
 VOCAB, HIDDEN, FFN, LAYERS, HEADS, CONTEXT = 40, 16, 24, 4, 2, 48
 LENGTHS = (1, 7, 30)
+# WordPiece: any one letter begins a word, few may follow; "\u2581" marks beginnings in GGUF files.
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TOKENS = [*SPECIALS, *(f"\u2581{letter}" for letter in string.ascii_lowercase), *"aeiounrst"]
 
 Tensors = dict[str, np.ndarray]
 SIZES = {
@@ -271,6 +275,16 @@ def write_gguf(name: str, case: Case, model: Any) -> None:
             writer.add_uint32(f"{case.arch}.{key}", value)
     if case.labels:
         writer.add_classifier_output_labels(list(case.labels))
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([control if token in SPECIALS else normal for token in TOKENS])
+    for number, token in enumerate(SPECIALS):
+        kind = {"PAD": "padding", "UNK": "unknown", "SEP": "seperator"}.get(
+            token[1:-1], token[1:-1]
+        )
+        writer.add_uint32(f"tokenizer.ggml.{kind.lower()}_token_id", number)
+    writer.add_bos_token_id(SPECIALS.index("[CLS]"))
     for tensor, values in tensors(case, model).items():
         if values.ndim == 1:
             writer.add_tensor(tensor, values)
