@@ -14,6 +14,7 @@ from pagemill.types import ModelCard
 
 _MOST_FACTOR = 1e6
 _MOST_LEN = 1 << 24
+_LEAST_DIM = 2
 _SCALINGS = ("none", "linear", "dynamic", "yarn", "llama3", "longrope")
 
 
@@ -32,8 +33,7 @@ def rotary(
         choices = ", ".join(_SCALINGS)
         raise keys.unsupported("rope.scaling.type", f"{kind[:64]!r} cannot be run, only {choices}")
     if source.has("rope_freqs"):  # takes the place of what "llama3" would compute
-        factors = source.vector(("rope_freqs", dim // 2))
-        return Rope(tuple(f / float(by) for f, by in zip(plain, factors, strict=True)))
+        return Rope(_divided(plain, _factors(source, "rope_freqs", dim // 2)))
     if source.has("rope_factors_short") or kind == "longrope":
         return _longrope(card, source, plain)
     if kind == "none":
@@ -44,6 +44,8 @@ def rotary(
     if kind == "dynamic":
         # Stretched for the longest context that the card allows, whatever the length in use: a
         # frequency that changed with the length would change what is in the cache already.
+        if dim == _LEAST_DIM:
+            raise keys.bad("rope.dimension_count", f"is {dim}, too few for dynamic scaling")
         original = _original_len(card, keys)
         longest = max(card.context_length, original)
         stretch = factor * longest / original - (factor - 1)
@@ -56,8 +58,21 @@ def rotary(
 
 def _original_len(card: ModelCard, keys: Keys) -> int:
     return keys.whole(
-        "rope.scaling.original_context_length", 1, _MOST_LEN, max(1, card.context_length)
+        "rope.scaling.original_context_length", 2, _MOST_LEN, max(2, card.context_length)
     )
+
+
+def _factors(source: WeightSource, name: str, count: int) -> list[float]:
+    """What frequencies are divided by, where a tensor says so."""
+    factors = [float(factor) for factor in source.vector((name, count))]
+    for factor in factors:
+        if not 0 < factor <= _MOST_FACTOR:
+            raise source.keys.bad(name, f"holds {factor}, not above 0 and at most {_MOST_FACTOR}")
+    return factors
+
+
+def _divided(plain: tuple[float, ...], factors: list[float]) -> tuple[float, ...]:
+    return tuple(frequency / by for frequency, by in zip(plain, factors, strict=True))
 
 
 def _llama3(
@@ -88,6 +103,8 @@ def _yarn(
     """Frequencies that turn often within the original context stay, those that turn seldom are
     divided by the factor, with a ramp between; cosines and sines grow by the attention factor."""
     dim, original = card.rope_dim, _original_len(card, keys)
+    if base <= 1:
+        raise keys.bad("rope.freq_base", f"is {base}, which YaRN needs above 1")
     fast = keys.real("rope.scaling.yarn_beta_fast", _MOST_FACTOR, 32.0)
     slow = keys.real("rope.scaling.yarn_beta_slow", _MOST_FACTOR, 1.0)
 
@@ -114,7 +131,7 @@ def _longrope(card: ModelCard, source: WeightSource, plain: tuple[float, ...]) -
     original = _original_len(card, keys)
     kind = "long" if card.context_length > original else "short"
     if source.has(f"rope_factors_{kind}"):
-        factors = [float(x) for x in source.vector((f"rope_factors_{kind}", half))]
+        factors = _factors(source, f"rope_factors_{kind}", half)
         other = "short" if kind == "long" else "long"
         source.vector((f"rope_factors_{other}", half))  # not for this length; known all the same
     else:
@@ -124,4 +141,4 @@ def _longrope(card: ModelCard, source: WeightSource, plain: tuple[float, ...]) -
     if stretch > 1:
         default = math.sqrt(1 + math.log(stretch) / math.log(original))
     scale = keys.real("rope.scaling.attn_factor", _MOST_FACTOR, default)
-    return Rope(tuple(f / by for f, by in zip(plain, factors, strict=True)), scale)
+    return Rope(_divided(plain, factors), scale)

@@ -17,7 +17,7 @@ from pagemill.weights.folder import Folder
 from pagemill.weights.gguf_parts import GGUFParts
 from pagemill.weights.keys import MetadataKeys
 from pagemill.weights.precision import Precision
-from pagemill.weights.source import TensorSource
+from pagemill.weights.source import Names, TensorSource
 from pagemill.weights.stored import Plain
 
 
@@ -71,7 +71,7 @@ def _open_gguf(path: Path, families: Families, precision: Precision) -> Checkpoi
     }
     tensors = precision.apply(stored, name)
     card = read_card(general, tensors, name, family)
-    source = TensorSource(tensors, card, family, general.of(architecture), "gguf", name)
+    source = TensorSource(tensors, card, family, general.of(architecture), "gguf", Names(name))
     return Checkpoint(card, file.metadata, source)
 
 
@@ -80,9 +80,10 @@ def _open_folder(path: Path, families: Families, precision: Precision) -> Checkp
     family = families.family_of_class(translate.class_name(folder))
     metadata, general = translate.settings(folder, family)
     keys = general.of(family.name)
-    stored = translate.tensors(folder, family, keys)
+    stored, absent = translate.tensors(folder, family, keys)
     others = translate.nameless(folder, family, stored)
     tensors = precision.apply(stored, folder.name)
     card = read_card(general, tensors, folder.name, family)
-    source = TensorSource(tensors, card, family, keys, "safetensors", folder.name, others)
+    names = Names(folder.name, others, absent)
+    source = TensorSource(tensors, card, family, keys, "safetensors", names)
     return Checkpoint(card, metadata, source, path)

@@ -6,6 +6,8 @@ them.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -49,11 +51,17 @@ class Stored(Protocol):
         ...
 
 
-class TensorSource:
-    """`checkpoint.WeightSource` over tensors by GGUF's name; `name` is the file's, for messages.
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What things are called, for messages."""
 
-    `others` are tensors of the file that have no such name.
-    """
+    file: str
+    others: Sequence[str] = ()  # tensors of the file that have no name of GGUF's
+    absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class TensorSource:
+    """`checkpoint.WeightSource` over tensors by GGUF's name."""
 
     def __init__(
         self,
@@ -62,12 +70,10 @@ class TensorSource:
         family: Family,
         keys: Keys,
         origin: Origin,
-        name: str,
-        others: Sequence[str] = (),
+        names: Names,
     ) -> None:
         self.keys = keys
-        self._tensors, self._name = tensors, name
-        self._others = others
+        self._tensors, self._name, self._names = tensors, names.file, names
         self._used: set[str] = set()
         orders = family.row_orders(card, keys, origin) if family.row_orders else {}
         self._row_orders: Mapping[str, NDArray[np.intp]] = {
@@ -96,7 +102,7 @@ class TensorSource:
 
     def unused(self) -> Sequence[str]:
         origins = {origin: None for tensor in self._tensors.values() for origin in tensor.origins}
-        return [name for name in (*origins, *self._others) if name not in self._used]
+        return [name for name in (*origins, *self._names.others) if name not in self._used]
 
     def _full(self, name: str) -> str:
         if name in self._tensors or name.endswith((".weight", ".bias")):
@@ -124,7 +130,8 @@ class TensorSource:
         name = self._full(name)
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise BadModelFile(f"{self._name}: tensor {show(name)} is missing")
+            called = self._names.absent.get(name, name)
+            raise BadModelFile(f"{self._name}: tensor {show(called)} is missing")
         self._used.update(tensor.origins)
         return name, tensor
 

@@ -69,28 +69,34 @@ def _text_config(folder: Folder) -> Mapping[str, Any]:
     return {**folder.config, **text} if isinstance(text, dict) else folder.config
 
 
-def tensors(folder: Folder, family: Family, keys: Keys) -> Mapping[str, Stored]:
-    """The folder's tensors by GGUF's name, as far as the family has a name for them."""
+def tensors(
+    folder: Folder, family: Family, keys: Keys
+) -> tuple[Mapping[str, Stored], Mapping[str, str]]:
+    """The folder's tensors by GGUF's name, as far as the family has a name for them; and what the
+    folder would call those that it does not have."""
     layers = keys.whole("block_count", 1, _MOST_LAYERS)
     experts = keys.whole("expert_count", 0, _MOST_EXPERTS, 0)
     places = dict(_places(family))
     stored = _canonical(folder, places)
     found: dict[str, Stored] = {}
+    absent: dict[str, str] = {}
     for ours, several in places.items():
         for layer in range(layers if "{}" in ours else 1):
-            for place in several:
-                tensor = _find(stored, place, (layer, experts), keys)
-                if tensor is not None:
-                    found[ours.format(layer)] = tensor
-                    break
+            candidates = (_find(stored, place, (layer, experts), keys) for place in several)
+            tensor = next((one for one in candidates if one is not None), None)
+            if tensor is None:
+                absent[ours.format(layer)] = _name(several[0]).format(layer, 0)
+            else:
+                found[ours.format(layer)] = tensor
     tied = _text_config(folder).get("tie_word_embeddings")
     if tied is True:
         found.pop(_HEAD, None)  # a copy of the embedding
     elif tied is False and _HEAD not in found and class_name(folder).endswith("ForCausalLM"):
         raise BadModelFile(
-            f"{folder.name}: tensor {show(_HEAD)} is missing, and 'tie_word_embeddings' is false"
+            f"{folder.name}: tensor {show(absent[_HEAD])} is missing, and 'tie_word_embeddings' is "
+            "false"
         )
-    return found
+    return found, absent
 
 
 def nameless(folder: Folder, family: Family, found: Mapping[str, Stored]) -> Sequence[str]:

@@ -108,7 +108,7 @@ def write_twin(folder: Path) -> None:
     family = models.family_of_class(translate.class_name(opened))
     metadata, general = translate.settings(opened, family)
     keys = general.of(family.name)
-    tensors = translate.tensors(opened, family, keys)
+    tensors, _ = translate.tensors(opened, family, keys)
     card = read_card(general, tensors, folder.name, family)
     orders = family.row_orders or (lambda *_: {})
     from_folder, to_gguf = orders(card, keys, "safetensors"), orders(card, keys, "gguf")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from pagemill import models
 from pagemill.errors import BadModelFile, Unsupported
+from pagemill.ops.reference import ReferenceOps
 from pagemill.weights.load import open_model
 from tests.weights.llama_file import HIDDEN, VOCABULARY
 from tests.weights.safetensors_writer import (
@@ -23,6 +26,11 @@ from tests.weights.safetensors_writer import (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "some")
+
+
+def built(folder: Path) -> models.Model:
+    checkpoint = open_model(folder, models)
+    return models.build(checkpoint.card, ReferenceOps(), checkpoint.source)
 
 
 def set_index(folder: Path, **where: object) -> None:
@@ -166,3 +174,139 @@ def test_a_huge_config(folder: Path) -> None:
         file.truncate(1 << 30)
     with pytest.raises(BadModelFile, match=r"'config\.json' is longer than 16777216 bytes"):
         open_model(folder, models)
+
+
+NAMED = [
+    ("hidden_size", "x", "'hidden_size': is a string, not a whole number"),
+    ("hidden_size", 0, "'hidden_size': is 0, not in 1 to"),
+    ("hidden_size", -8, "'hidden_size': is -8, not in 1 to"),
+    ("hidden_size", 8.0, "'hidden_size': is 8.0 .float., not a whole number"),
+    ("hidden_size", None, "'hidden_size': is missing"),
+    ("hidden_size", True, "'hidden_size': is True .bool., not a whole number"),
+    ("num_hidden_layers", 1 << 40, "'num_hidden_layers': is 1099511627776, not in 1 to 4096"),
+    ("num_attention_heads", 3, "'num_attention_heads': is 3, which does not divide width 8"),
+    ("num_key_value_heads", 3, "'num_key_value_heads': is 3, not in 0 to 2"),
+    ("vocab_size", 7, "'vocab_size': is 7, the embedding has 6 rows"),
+    ("max_position_embeddings", [32], "'max_position_embeddings': is an array"),
+    ("intermediate_size", {}, "'intermediate_size': is an object"),
+    ("rms_norm_eps", "1e-5", "'rms_norm_eps': is a string, not a floating-point number"),
+    ("rms_norm_eps", float("nan"), "'rms_norm_eps': is nan, not above 0"),
+    ("rms_norm_eps", -1, "'rms_norm_eps': is -1 .int., not a floating-point number"),
+    ("rope_theta", float("inf"), "'rope.freq_base': is inf, not above 0"),
+    ("rope_theta", 0, "'rope.freq_base': is 0"),
+    ("rope_parameters", "x", "'rope.freq_base': what it is made from is missing or of a wrong"),
+    ("rope_parameters", {"rope_type": 3}, "'rope.scaling.type': is 3 .int., not a string"),
+    ("architectures", [], "'architectures' does not name a network's class"),
+    ("architectures", "LlamaForCausalLM", "'architectures' does not name a network's class"),
+    ("architectures", None, "'architectures' does not name a network's class"),
+    ("architectures", [3], "'architectures' does not name a network's class"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), NAMED)
+def test_a_wrong_setting_is_named_as_the_file_calls_it(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    folder = write_folder(tmp_path / "some", config={**CONFIG, key: value})
+    with pytest.raises(BadModelFile, match=message):
+        built(folder)
+
+
+@pytest.mark.parametrize("name", llama_tensors())
+def test_a_missing_tensor_is_named_as_the_folder_calls_it(tmp_path: Path, name: str) -> None:
+    tensors = {other: values for other, values in llama_tensors().items() if other != name}
+    message = name.replace("gate_proj", "up_proj")  # which might be both, and has too few rows
+    with pytest.raises(BadModelFile, match=f"^'some': .*{message}"):
+        built(write_folder(tmp_path / "some", tensors))
+
+
+def test_an_unknown_class_lists_those_there_are(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "some", config={**CONFIG, "architectures": ["NoSuchModel"]})
+    with pytest.raises(Unsupported, match=r"'NoSuchModel' is not supported.*LlamaForCausalLM"):
+        open_model(folder, models)
+
+
+AUDIT = """
+import sys
+from pathlib import Path
+
+folder, seen = Path(sys.argv[1]), []
+
+def hook(event, arguments):
+    if event in ("open", "exec", "compile", "import"):
+        seen.extend(str(argument) for argument in arguments)
+
+from pagemill import models
+from pagemill.ops.reference import ReferenceOps
+from pagemill.ops.reference import ReferenceOps
+from pagemill.weights.load import open_model
+
+sys.addaudithook(hook)
+checkpoint = open_model(folder, models)
+models.build(checkpoint.card, ReferenceOps(), checkpoint.source)
+opened = {Path(name).name for name in seen if str(folder) in name and Path(name).is_file()}
+print(sorted(opened))
+assert not any(module.endswith(("modeling_evil", "configuration_evil")) for module in sys.modules)
+"""
+
+
+def test_code_of_a_folder_is_never_run(tmp_path: Path) -> None:
+    """Neither are its other files opened, whatever config.json asks for."""
+    evil = {
+        "auto_map": {"AutoConfig": "configuration_evil.Evil", "AutoModel": "modeling_evil.Evil"},
+        "trust_remote_code": True,
+    }
+    folder = write_folder(tmp_path / "some", config={**CONFIG, **evil})
+    for name in ("modeling_evil.py", "configuration_evil.py", "__init__.py"):
+        (folder / name).write_text("raise SystemExit('was run')")
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    done = subprocess.run(
+        [sys.executable, "-c", AUDIT, str(folder)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "['config.json', 'model.safetensors']"
+
+
+def test_a_head_that_should_be_there(tmp_path: Path) -> None:
+    config = {**CONFIG, "tie_word_embeddings": False}
+    folder = write_folder(tmp_path / "some", config=config)
+    with pytest.raises(BadModelFile, match=r"'lm_head.weight' is missing.*tie_word_embeddings"):
+        open_model(folder, models)
+    tensors = llama_tensors()
+    head = tensors["model.embed_tokens.weight"] + 1
+    untied = write_folder(tmp_path / "untied", {**tensors, "lm_head.weight": head}, config)
+    checkpoint = open_model(untied, models)
+    assert not checkpoint.card.tied_embeddings
+    tied = write_folder(tmp_path / "tied", {**tensors, "lm_head.weight": head})
+    assert open_model(tied, models).card.tied_embeddings  # config.json has the last word
+
+
+@pytest.mark.parametrize("prefix", ["", "model.language_model.", "language_model.model."])
+def test_names_may_begin_otherwise(tmp_path: Path, prefix: str) -> None:
+    """Of a network without its head, or as a part of one that sees, too."""
+    tensors = {
+        name.replace("model.", prefix, 1): values for name, values in llama_tensors().items()
+    }
+    if prefix:
+        tensors["vision_tower.patches.weight"] = np.ones((2, 2), np.float32)
+    built(write_folder(tmp_path / "some", tensors))
+
+
+def test_a_tensor_that_nobody_would_use_is_refused(tmp_path: Path) -> None:
+    more = {"model.layers.0.self_attn.extra.weight": np.ones((2, 2), np.float32)}
+    folder = write_folder(tmp_path / "some", {**llama_tensors(), **more})
+    with pytest.raises(Unsupported, match=r"self_attn\.extra\.weight' has no place"):
+        built(folder)
+
+
+@pytest.mark.parametrize("dtype", ["F64", "I32"])
+def test_a_dtype_that_nothing_computes_with(tmp_path: Path, dtype: str) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    wide = {name: llama_tensors()[name].astype("<f8" if dtype == "F64" else "<i4")}
+    folder = write_folder(tmp_path / "some", {**llama_tensors(), **wide})
+    with pytest.raises(Unsupported, match=f"format {dtype}"):
+        built(folder)

@@ -50,3 +50,15 @@ def test_mutations_load_or_are_refused(kind, seed):
     assert report["loaded"] + report["refused"] == MUTATIONS
     # Both ends are reached, or the test proves little.
     assert min(report["loaded"], report["refused"]) > MUTATIONS // 20
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("header", 5), ("header", 6), ("index", 7)])
+def test_scribbles_in_a_folder_load_or_are_refused(kind, seed):
+    report = run(kind, str(seed), str(MUTATIONS))
+    assert report["loaded"] + report["refused"] == MUTATIONS
+    assert min(report["loaded"], report["refused"]) > MUTATIONS // 200
+
+
+def test_every_setting_of_a_folder_may_be_anything():
+    report = run("config")
+    assert min(report["loaded"], report["refused"]) > 1000
