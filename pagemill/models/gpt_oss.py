@@ -9,7 +9,8 @@ from pagemill.models.blocks import PreNorm
 from pagemill.models.layers import Attention
 from pagemill.models.llama import Llama
 from pagemill.models.moe import Mixture
-from pagemill.ops.interface import Array, Ops, Routing
+from pagemill.models.rotary import rotary
+from pagemill.ops.interface import Array, Ops, Rope, Routing
 from pagemill.types import ModelCard
 
 
@@ -19,6 +20,9 @@ class GptOssAttention(Attention):
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
         super().__init__(card, ops, source, index)
         self.sinks = ops.vector(source.vector((f"blk.{index}.attn_sinks", card.heads)))
+
+    def rotation(self, card: ModelCard, source: WeightSource) -> Rope:
+        return rotary(card, source, truncate=False)
 
 
 class GptOssMixture(Mixture):

@@ -19,10 +19,16 @@ _SCALINGS = ("none", "linear", "dynamic", "yarn", "llama3", "longrope")
 
 
 def rotary(
-    card: ModelCard, source: WeightSource, *, theta: float = 0.0, scaled: bool = True
+    card: ModelCard,
+    source: WeightSource,
+    *,
+    theta: float = 0.0,
+    scaled: bool = True,
+    truncate: bool = True,
 ) -> Rope:
     """The frequencies of the card, stretched as the checkpoint says. `theta` replaces the card's
-    base; `scaled` False ignores the scaling (for layers that are exempt from it)."""
+    base; `scaled` False ignores the scaling (for layers that are exempt from it); `truncate` is
+    how YaRN's ramp ends where the checkpoint leaves it open: at whole elements or between."""
     keys, dim = source.keys, card.rope_dim
     base = theta or card.rope_theta
     plain = tuple(base ** (-2 * i / dim) for i in range(dim // 2))
@@ -53,7 +59,7 @@ def rotary(
         return Rope(tuple(larger ** (-2 * i / dim) for i in range(dim // 2)))
     if kind == "llama3":
         return Rope(_llama3(keys, card, plain, factor))
-    return _yarn(keys, card, plain, base, factor)
+    return _yarn(keys, card, plain, base, truncate)
 
 
 def _original_len(card: ModelCard, keys: Keys) -> int:
@@ -98,13 +104,14 @@ def _llama3(
 
 
 def _yarn(
-    keys: Keys, card: ModelCard, plain: tuple[float, ...], base: float, factor: float
+    keys: Keys, card: ModelCard, plain: tuple[float, ...], base: float, truncate: bool
 ) -> Rope:
     """Frequencies that turn often within the original context stay, those that turn seldom are
     divided by the factor, with a ramp between; cosines and sines grow by the attention factor."""
     dim, original = card.rope_dim, _original_len(card, keys)
     if base <= 1:
         raise keys.bad("rope.freq_base", f"is {base}, which YaRN needs above 1")
+    factor = keys.real("rope.scaling.factor", _MOST_FACTOR)
     fast = keys.real("rope.scaling.yarn_beta_fast", _MOST_FACTOR, 32.0)
     slow = keys.real("rope.scaling.yarn_beta_slow", _MOST_FACTOR, 1.0)
 
@@ -113,7 +120,7 @@ def _yarn(
         return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
     first, last = dimension(fast), dimension(slow)
-    if keys.flag("rope.scaling.yarn_truncate", True):
+    if keys.flag("rope.scaling.yarn_truncate", truncate):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, dim - 1)
     width = max(last - first, 0.001)
