@@ -60,7 +60,12 @@ def _kv_heads(config: Mapping[str, Any]) -> int:
 
 
 _LAYER = "transformer.h.{}"
-_NORMS = {"attn_norm": ("input_layernorm", "ln_mlp"), "attn_norm_2": ("ln_attn",)}
+_NORM_NAMES = {"attn_norm": ("input_layernorm", "ln_mlp"), "attn_norm_2": ("ln_attn",)}
+_NORMS = {
+    f"blk.{{}}.{ours}.{part}": tuple(f"{_LAYER}.{name}.{part}" for name in theirs)
+    for ours, theirs in _NORM_NAMES.items()
+    for part in ("weight", "bias")
+}
 
 MODEL = Falcon
 FAMILIES = (
@@ -75,6 +80,7 @@ FAMILIES = (
             ),
         },
         tensors={
+            **_NORMS,
             "token_embd.weight": "transformer.word_embeddings.weight",
             "output_norm.weight": "transformer.ln_f.weight",
             "output_norm.bias": "transformer.ln_f.bias",

@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al., 2019): learned positions, layer norms, a plain feed-forward network."""
 
-from pagemill.checkpoint import Family, Keys, Take, WeightSource
+from pagemill.checkpoint import Family, Keys, Place, Take, WeightSource
 from pagemill.models.layers import Attention
 from pagemill.models.starcoder2 import StarCoder2, StarCoder2Layer
 from pagemill.ops.interface import Array, Ops, Step
@@ -41,7 +41,7 @@ _NAMES = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
-_TENSORS: dict[str, str | Take] = {
+_TENSORS: dict[str, Place | Sequence[Place]] = {
     "token_embd.weight": "transformer.wte.weight",
     "position_embd.weight": "transformer.wpe.weight",
     "output_norm.weight": "transformer.ln_f.weight",

@@ -31,8 +31,9 @@ from tests.weights import gguf_writer as w
 HERE = Path(__file__).parent
 LENGTHS, ANSWER_LEN = (1, 5, 40), 20
 SPECIALS = 3  # ids that stand for begin and end of text; not in prompts
-LEAST_MARGIN = 5e-3  # between the best and the next token
-MOST_BYTES = 150_000
+SEEDS = 16
+LEAST_MARGIN = 2e-3  # between the best and the next token
+MOST_BYTES = 210_000
 BF16_CODE = 30
 
 
@@ -51,7 +52,7 @@ def make_model(config_class: str, settings: dict[str, Any], seed: int) -> torch.
                 values.copy_(torch.randn_like(values) * wide / values.shape[-1] ** 0.5)
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         if head is embedding:  # small, or every token is followed by itself
-            embedding.mul_(0.5)
+            embedding.mul_(0.2 if config.model_type == "gemma" else 0.5)
         else:
             embedding.mul_(config.hidden_size**0.5)
             head.mul_(2)
@@ -69,8 +70,8 @@ def save(model: torch.nn.Module, folder: Path) -> None:
 
 
 def expectations(model: torch.nn.Module, vocab_size: int) -> dict[str, np.ndarray] | None:
-    """Prompts, logits and greedy text; None when the text hardly varies, or turns on a difference
-    that rounding could make."""
+    """Prompts, logits and greedy text; None when the text turns on a difference that rounding could
+    make."""
     random = np.random.default_rng(7)
     arrays = {}
     for length in LENGTHS:
@@ -84,8 +85,6 @@ def expectations(model: torch.nn.Module, vocab_size: int) -> dict[str, np.ndarra
                 if first - second < LEAST_MARGIN:
                     return None
                 ids.append(int(last.argmax()))
-        if len(set(ids[length:])) <= ANSWER_LEN // 3:
-            return None
         arrays[f"prompt_{length}"] = prompt.astype(np.int32)
         arrays[f"logits_{length}"] = logits.astype(np.float32)
         arrays[f"greedy_{length}"] = np.array(ids[length:], np.int32)
@@ -135,25 +134,31 @@ def write_twin(folder: Path) -> None:
     (folder / "model.gguf").write_bytes(file.to_bytes())
 
 
-def make(name: str) -> None:
+def attempt(name: str, seed: int) -> tuple[int, int, torch.nn.Module, dict[str, np.ndarray]]:
+    """A model, what is expected of it, and how many tokens the dullest of its texts has."""
     config_class, settings = SPECS[name]
+    model = make_model(config_class, settings, seed)
+    arrays = expectations(model, settings["vocab_size"])
+    texts = [] if arrays is None else [arrays[f"greedy_{length}"] for length in LENGTHS]
+    return min((len(set(text.tolist())) for text in texts), default=0), seed, model, arrays or {}
+
+
+def make(name: str) -> None:
     folder = HERE / name
     folder.mkdir(exist_ok=True)
-    for seed in range(100):
-        model = make_model(config_class, settings, seed)
-        arrays = expectations(model, settings["vocab_size"])
-        if arrays is not None:
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives text that varies")
+    variety, seed, model, arrays = max(
+        (tried for tried in map(attempt, [name] * SEEDS, range(SEEDS))), key=lambda tried: tried[0]
+    )
+    assert variety > 1, f"{name}: no seed gives text that varies"
     save(model, folder)
     np.savez_compressed(folder / "golden.npz", **arrays)
     write_twin(folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{name}: seed {seed}, {size} bytes")
+    print(f"{name}: seed {seed}, {variety} tokens, {size} bytes")
     assert size <= MOST_BYTES, f"smaller, please: the limit is {MOST_BYTES}"
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # small products; waiting for each other would cost most
     for given in sys.argv[1:] or SPECS:
         make(given)
