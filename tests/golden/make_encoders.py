@@ -12,6 +12,7 @@ the names that llama.cpp's converter gives. Weights are numbers that BF16 holds.
 """
 
 import copy
+import json
 import string
 import tempfile
 from collections.abc import Callable, Mapping
@@ -83,6 +84,21 @@ NOMIC = {
     "mlp.down_proj": "ffn_down",
     "post_mlp_layernorm": "layer_output_norm",
 }
+QWEN3 = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 MODERN = {
     "embeddings.tok_embeddings": "token_embd",
     "embeddings.norm": "token_embd_norm",
@@ -106,7 +122,7 @@ class Case:
     arch: str
     model: Callable[[], Any]
     names: Mapping[str, str]
-    pooling: int  # of the GGUF file; 4 is a classifier
+    pooling: int  # of the GGUF file: 1 the mean, 2 the first token, 3 the last, 4 a classifier
     keys: Mapping[str, Any] = field(default_factory=dict)
     types: int = 0  # texts of a pair that it tells apart; 0: it has no such tensor
     offset: int = 0  # of positions: RoBERTa's begin after the padding id
@@ -162,6 +178,14 @@ def nomic() -> Any:
     return transformers.NomicBertModel(config, add_pooling_layer=False)
 
 
+def qwen3() -> Any:
+    config = transformers.Qwen3Config(
+        **SIZES, max_position_embeddings=CONTEXT, num_key_value_heads=1, head_dim=12,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )  # fmt: skip
+    return transformers.Qwen3Model(config)
+
+
 def modern_config(**changes: Any) -> Any:
     return transformers.ModernBertConfig(
         **SIZES, max_position_embeddings=CONTEXT, local_attention=8, global_attn_every_n_layers=3,
@@ -185,6 +209,13 @@ MODERN_KEYS = {
     "attention.sliding_window": 8,
     "attention.sliding_window_pattern": 3,
 }
+QWEN3_KEYS = {
+    "attention.head_count_kv": 1,
+    "attention.key_length": 12,
+    "attention.value_length": 12,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "rope.freq_base": 1e6,
+}
 CASES = {
     "bert": Case("bert", bert, BERT, 1, types=2),
     "bert_classifier": Case(
@@ -204,6 +235,7 @@ CASES = {
     "nomic": Case("nomic-bert", nomic, NOMIC, 1, {"rope.freq_base": 1000.0}, types=2),
     "modern": Case("modern-bert", modern, MODERN, 2, MODERN_KEYS),
     "modern_reranker": Case("modern-bert", modern_reranker, MODERN, 4, MODERN_KEYS),
+    "qwen3": Case("qwen3", qwen3, QWEN3, 3, QWEN3_KEYS),
 }
 
 
@@ -245,11 +277,23 @@ def tensors(case: Case, model: Any) -> Tensors:
 
 
 def save(folder: Path, model: Any) -> None:
-    """config.json and model.safetensors."""
+    """config.json and model.safetensors; of a decoder also what makes it an embedding model."""
     with tempfile.TemporaryDirectory() as there:
         copy.deepcopy(model).to(torch.bfloat16).save_pretrained(there)
         for name in ("config.json", "model.safetensors"):
             (folder / name).write_bytes((Path(there) / name).read_bytes())
+    if isinstance(model, transformers.Qwen3Model):
+        config = json.loads((folder / "config.json").read_text())
+        config["architectures"] = ["Qwen3ForCausalLM"]  # as published ones are named
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+        modules = [
+            {"type": "x.Transformer", "path": ""},
+            {"type": "x.Pooling", "path": "1_Pooling"},
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        pooling = {"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
 
 def write_gguf(name: str, case: Case, model: Any) -> None:
@@ -260,9 +304,9 @@ def write_gguf(name: str, case: Case, model: Any) -> None:
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(FFN)
     writer.add_head_count(HEADS)
-    eps = 1e-5 if case.arch == "modern-bert" else 1e-12
-    writer.add_layer_norm_eps(eps)
-    writer.add_causal_attention(False)
+    if case.arch != "qwen3":
+        writer.add_layer_norm_eps(1e-5 if case.arch == "modern-bert" else 1e-12)
+        writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType(case.pooling))
     if case.types:
         writer.add_token_type_count(case.types)
@@ -304,7 +348,7 @@ def expected(case: Case, model: Any, ids: torch.Tensor, types: torch.Tensor) -> 
     if case.pooling == 4:
         return out.logits[0].numpy()
     hidden = out.last_hidden_state[0]
-    pooled = hidden.mean(0) if case.pooling == 1 else hidden[0]
+    pooled = {1: hidden.mean(0), 2: hidden[0], 3: hidden[-1]}[case.pooling]
     return torch.nn.functional.normalize(pooled, dim=0).numpy()
 
 

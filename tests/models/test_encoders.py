@@ -22,7 +22,10 @@ from tests.samples import TINY_CARD, engine_plan
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 LENGTHS = (1, 7, 30)
-EMBEDDERS = {"bert": "mean", "roberta": "cls", "distil": "mean", "nomic": "mean", "modern": "cls"}
+EMBEDDERS = {
+    **{"bert": "mean", "roberta": "cls", "distil": "mean", "nomic": "mean", "modern": "cls"},
+    "qwen3": "last",
+}
 LABELS = {
     "bert_classifier": ("bad", "so so", "good"),
     "distil_classifier": ("NEGATIVE", "POSITIVE"),
@@ -30,6 +33,7 @@ LABELS = {
     "modern_reranker": ("LABEL_0",),
 }
 NAMES = (*EMBEDDERS, *LABELS)
+PAGE_SIZE = 64
 FILES = ("model.gguf", "")  # a folder is its own name
 
 
@@ -51,7 +55,7 @@ def built(name: str, ops: Ops, file: str = "model.gguf") -> Model:
 
 
 def step_of(golden: dict[str, NDArray[np.generic]], lengths: tuple[int, ...]) -> Step:
-    """Whole rows, one after another. There are no pages: nothing is kept."""
+    """Whole rows, one after another, each in a page of its own."""
     starts = np.array([0, *accumulate(lengths)], np.int32)
     positions = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
     ids, types = (
@@ -61,12 +65,12 @@ def step_of(golden: dict[str, NDArray[np.generic]], lengths: tuple[int, ...]) ->
     return Step(
         token_ids=ids,
         positions=positions,
-        slots=np.arange(len(ids), dtype=np.int32),
+        slots=np.repeat(np.arange(len(lengths)) * PAGE_SIZE, lengths).astype(np.int32) + positions,
         row_starts=starts,
         kv_lens=np.diff(starts),
-        page_table=np.zeros((len(lengths), 1), np.int32),
+        page_table=np.arange(len(lengths), dtype=np.int32)[:, None],
         out_rows=starts[1:] - 1,
-        page_size=64,
+        page_size=PAGE_SIZE,
         token_types=types,
     )
 
@@ -76,19 +80,20 @@ def ops(request: pytest.FixtureRequest) -> Ops:
     if request.param == "reference":
         return ReferenceOps()
     cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
-    backend: Ops = cpu.CpuOps(threads=2)
+    backend: Ops = cpu.CpuOps(threads=2, kv_dtype="f32")
     return backend
 
 
 @pytest.mark.parametrize("file", FILES, ids=["gguf", "folder"])
 @pytest.mark.parametrize("name", NAMES)
 def test_vectors_and_scores_equal_those_of_transformers(name, file, ops, golden):
-    model = ops.compile(built(name, ops, file))
+    network = built(name, ops, file)
+    model, kv = ops.compile(network), network.new_kv(len(LENGTHS), PAGE_SIZE)
     want = np.stack([golden[f"{name}_{length}"] for length in LENGTHS])
-    together = np.array(model(step_of(golden, LENGTHS), None))
+    together = np.array(model(step_of(golden, LENGTHS), kv))
     np.testing.assert_allclose(together, want, rtol=0, atol=1e-4)
     for row, length in enumerate(LENGTHS):
-        alone = np.asarray(model(step_of(golden, (length,)), None))
+        alone = np.asarray(model(step_of(golden, (length,)), kv))
         np.testing.assert_array_equal(alone[0], together[row])
 
 
@@ -96,9 +101,10 @@ def test_vectors_and_scores_equal_those_of_transformers(name, file, ops, golden)
 @pytest.mark.parametrize("name", NAMES)
 def test_cards_say_what_the_network_gives(name, file):
     card = opened(name, file).card
-    unsaid = "mean" if not file else EMBEDDERS.get(name)
+    unsaid = "mean" if not file and name != "qwen3" else EMBEDDERS.get(name)
     assert card.pooling == ("rank" if name in LABELS else unsaid)
-    assert (card.kv_elements, card.context_length, card.hidden_size) == (0, 48, 16)
+    assert (card.context_length, card.hidden_size) == (48, 16)
+    assert card.kv_elements == (4 * 2 * 12 if name == "qwen3" else 0)
     named = card.labels or ("LABEL_0",)  # of one class, GGUF files do not say the name
     assert named == LABELS.get(name, ("LABEL_0",))
 
@@ -127,7 +133,8 @@ def test_an_engine_gives_the_same(name, golden):
     checkpoint, ops = opened(name), ReferenceOps()
     model = models.build(checkpoint.card, ops, checkpoint.source)
     plan = engine_plan(budget=32, max_model_len=48, prefix_caching=False)
-    engine = PoolingEngine(model, ops, None, plan, checkpoint.card.vocab_size)
+    kv = model.new_kv(plan.num_pages, plan.page_size)
+    engine = PoolingEngine(model, ops, kv, plan, checkpoint.card.vocab_size)
     for length in LENGTHS:
         ids, types = (tuple(golden[f"{what}_{length}"].tolist()) for what in ("ids", "types"))
         engine.add(Request(str(length), ids, 0, pooled=True, token_types=types))
