@@ -64,6 +64,7 @@ class LoadedModel:
     defaults: GenerationDefaults
     client: ProcessClient
     created: int  # Unix time
+    pair_template: str = ""  # of a reranker that answers in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class _Text:
     tokenizer: Tokenizer
     template: ChatTemplate
     defaults: GenerationDefaults
+    pair_template: str
 
 
 class _Hosted:
@@ -325,6 +327,7 @@ class Runtime:
             defaults=text.defaults,
             client=opened.client,
             created=int(hosted.stored.modified),
+            pair_template=text.pair_template,
         )
         return hosted.model
 
@@ -332,6 +335,7 @@ class Runtime:
         """Blocking."""
         from pagemill.text.chat import fallback_template
         from pagemill.text.model_text import read_model_text
+        from pagemill.text.pairs import pair_template
         from pagemill.text.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_gguf(opened.metadata)
@@ -340,7 +344,8 @@ class Runtime:
         template = source.compile(brought.tokens) if source else fallback_template(tokenizer)
         if source is None and not opened.card.pooling:
             _log.warning("%s brings no chat template; --chat-template sets one", hosted.name)
-        return _Text(tokenizer, template, counting(self._text_config, brought.defaults))
+        pairs = pair_template(opened.metadata)
+        return _Text(tokenizer, template, counting(self._text_config, brought.defaults), pairs)
 
     async def _release(self, hosted: _Hosted) -> None:
         self._forget(hosted)

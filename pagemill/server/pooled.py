@@ -26,6 +26,7 @@ from pagemill.server.inputs import Input, PooledOrder
 from pagemill.server.orders import check_token_ids
 from pagemill.server.ports import ServedModel
 from pagemill.server.prompts import off_loop
+from pagemill.text.pairs import pair_prompt
 from pagemill.types import Delta, Request
 
 if TYPE_CHECKING:
@@ -110,10 +111,10 @@ async def single_texts(
 
 
 async def pair_texts(model: ServedModel, pairs: Sequence[Pair], order: PooledOrder) -> list[Text]:
-    """Two texts each, joined as the model's own tokenizer does; of those that are too long, the
-    second is cut if the order says so."""
+    """Two texts each, joined as the model's own tokenizer or template does; of those that are too
+    long, the second is cut if the order says so."""
     limit = _limit(model, order)
-    tokenizer = model.tokenizer
+    tokenizer, template = model.tokenizer, model.pair_template
     encoded: dict[str, list[int]] = {}  # one query has many documents
 
     def ids_of(text: str) -> list[int]:
@@ -121,16 +122,26 @@ async def pair_texts(model: ServedModel, pairs: Sequence[Pair], order: PooledOrd
             encoded[text] = tokenizer.encode(text)
         return encoded[text]
 
+    def joined(pair: Pair, most: int | None) -> list[int]:
+        """With at most so many tokens of the second text."""
+        if not template:
+            return tokenizer.frame_pair(ids_of(pair.first), ids_of(pair.second)[:most])
+        second = pair.second
+        if most is not None and len(ids_of(second)) > most:
+            second = tokenizer.decode(ids_of(second)[:most])
+        return pair_prompt(tokenizer, template, pair.first, second)
+
     def one(pair: Pair) -> Text:
         _check_given(pair.first, pair.first_path)
         _check_given(pair.second, pair.second_path)
-        first, second = ids_of(pair.first), ids_of(pair.second)[: order.second_limit]
-        ids = tokenizer.frame_pair(first, second)
+        most = order.second_limit
+        ids = joined(pair, most)
         if limit is not None and len(ids) > limit:
-            kept = max(0, len(second) - (len(ids) - limit))
-            ids = tokenizer.frame_pair(first, second[:kept])
+            here = len(ids_of(pair.second)[:most])
+            ids = joined(pair, max(0, here - (len(ids) - limit)))
         _check_len(len(ids), model, pair.second_path)
-        return Text(tuple(ids), pair.second_path, tuple(tokenizer.token_type_ids(ids)))
+        types = () if template else tuple(tokenizer.token_type_ids(ids))
+        return Text(tuple(ids), pair.second_path, types)
 
     chars = sum(len(pair.first) + len(pair.second) for pair in pairs)
     return await off_loop(lambda: [one(pair) for pair in pairs], chars)

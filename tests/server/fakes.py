@@ -235,6 +235,7 @@ class FakeModel:
     plan: EnginePlan = PLAN
     tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
     template: ChatTemplate = TEMPLATE
+    pair_template: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 

@@ -115,6 +115,22 @@ async def test_a_reranker_that_answers_in_words_scores_its_yes(start: Start) -> 
     assert [item["score"] for item in answer.json()["data"]] == pytest.approx([sigmoid(1)] * 2)
 
 
+async def test_a_reranker_with_a_template_reads_both_texts_in_their_places(start: Start) -> None:
+    model = ranker("yes", "no")
+    model.pair_template = "<bos>Q {query} D {document}<eos>"
+    live = await start(model)
+    await live.post("/rerank", query="a {document}", documents=["b<eos>"])
+    await live.post("/rerank", query="a", documents=["x" * 300], truncate_prompt_tokens=-1)
+    await live.post("/rerank", query="a", documents=["xyz"], max_tokens_per_doc=2)
+    sent = [request.prompt for request in live.engine.requests]
+    assert sent == [
+        (BOS, *b"Q a {document} D b<eos>", EOS),
+        (BOS, *b"Q a D ", *b"x" * 248, EOS),
+        (BOS, *b"Q a D xy", EOS),
+    ]
+    assert not any(request.token_types for request in live.engine.requests)
+
+
 async def test_classes_have_labels_and_probabilities(start: Start) -> None:
     live = await start(ranker("bad", "so so", "good"))
     body = (await live.post("/classify", input=["a", "b"])).json()
