@@ -210,6 +210,7 @@ def main() -> None:
     nf4("nf4_nested", nested=True)
     int8("llm_int8")
     mxfp4("mxfp4")
+    compressed("packed_6", packed, num_bits=6, symmetric=True, **grouped)
 
 
 if __name__ == "__main__":

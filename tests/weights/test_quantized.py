@@ -31,6 +31,7 @@ KEPT = {
     "packed_3": ("Q4_0", 0.0),
     "packed_4": ("Q4_0", 0.0),
     "packed_4_zeros": ("INT4", 0.0),
+    "packed_6": ("Q8_0", 0.0),
     "packed_8": ("Q8_0", 0.0),
 }
 ROUNDING = 3e-7  # of two products of single-precision numbers

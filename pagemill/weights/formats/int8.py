@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemill.weights.formats import q8_0
-from pagemill.weights.formats.blocks import Bytes, Float32, half_bytes, repack, single, unpack_rows
+from pagemill.weights.formats.blocks import Bytes, Float32, repack, single, unpack_rows
 
 NAME: Final = "INT8"
 BLOCK_SIZE: Final = 32
@@ -47,6 +47,6 @@ def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
     blocks = np.ascontiguousarray(raw).reshape(-1, BLOCK_BYTES)
     if not (_zeros(blocks) == MIDDLE).all():
         return q8_0.NAME, repack(raw, unpack, q8_0.pack)
-    quants = blocks[:, 6:] ^ np.uint8(MIDDLE)  # to two's complement
-    packed = np.concatenate([half_bytes(single(blocks, 0)), quants], axis=1)
-    return q8_0.NAME, packed.reshape(len(raw), -1)
+    signed = blocks[:, 6:] ^ np.uint8(MIDDLE)  # as two's complement
+    scales = single(blocks, 0).reshape(len(raw), -1)
+    return q8_0.NAME, q8_0.from_parts(signed.reshape(len(raw), -1), scales)

@@ -31,6 +31,12 @@ def _unpack(blocks: Bytes, out: Float32) -> None:
     np.multiply(blocks[:, 2:].view(np.int8), half(blocks, 0), out=out)
 
 
+def from_parts(quants: Bytes, scales: Float32) -> Bytes:
+    """Signed numbers (rows, K) and, for each block of them, scales (rows, B)."""
+    blocks = np.concatenate([half_bytes(scales.reshape(-1, 1)), quants.reshape(-1, 32)], axis=1)
+    return blocks.reshape(len(quants), -1)
+
+
 def pack(values: Float32) -> Bytes:
     """(rows, 32 B) -> (rows, 34 B) bytes. The largest magnitude of a block becomes 127."""
     return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)

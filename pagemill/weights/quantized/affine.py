@@ -49,17 +49,18 @@ def rows(matrix: Affine) -> Rows:
         return f32.NAME, _slabs(matrix, lambda slab: f32.pack(values(slab)))
     if matrix.groups is not None or inputs // count % BLOCK:
         return q8_0.NAME, _slabs(matrix, lambda slab: q8_0.pack(values(slab)))
-    halves = np.array_equal(matrix.scales.astype(np.float16), matrix.scales)
-    if matrix.bits > _FEW_BITS:
-        if halves and (matrix.zeros == int8.MIDDLE).all():
-            return q8_0.NAME, _slabs(matrix, lambda slab: int8.as_gguf(_int8(slab))[1])
-        return int8.NAME, _slabs(matrix, _int8)
+    few = matrix.bits <= _FEW_BITS
+    # GGUF's zero points are in the middle; all others must be equal to be moved there.
     zero = int(matrix.zeros.flat[0])
-    shift = _MIDDLE_OF_FEW - zero
-    fits = shift >= 0 and (1 << matrix.bits) - 1 + shift < 1 << _FEW_BITS
+    shift = (_MIDDLE_OF_FEW if few else int8.MIDDLE) - zero
+    fits = shift >= 0 and (1 << matrix.bits) - 1 + shift < 1 << (_FEW_BITS if few else 8)
+    with np.errstate(over="ignore"):
+        halves = np.array_equal(matrix.scales.astype(np.float16), matrix.scales)
     if halves and fits and (matrix.zeros == zero).all():
-        return q4_0.NAME, _slabs(matrix, lambda slab: _q4_0(slab, shift))
-    return int4.NAME, _slabs(matrix, _int4)
+        if few:
+            return q4_0.NAME, _slabs(matrix, lambda slab: _q4_0(slab, shift))
+        return q8_0.NAME, _slabs(matrix, lambda slab: _q8_0(slab, shift))
+    return (int4.NAME, _slabs(matrix, _int4)) if few else (int8.NAME, _slabs(matrix, _int8))
 
 
 def values(matrix: Affine) -> Float32:
@@ -104,6 +105,11 @@ def _int8(matrix: Affine) -> NDArray[np.uint8]:
 def _int4(matrix: Affine) -> NDArray[np.uint8]:
     scales, zeros = _of_blocks(matrix)
     return int4.from_parts(matrix.quants, scales, zeros.astype(np.uint8))
+
+
+def _q8_0(matrix: Affine, shift: int) -> NDArray[np.uint8]:
+    signed = matrix.quants + np.uint8(shift) ^ np.uint8(int8.MIDDLE)  # as two's complement
+    return q8_0.from_parts(signed, _of_blocks(matrix)[0])
 
 
 def _q4_0(matrix: Affine, shift: int) -> NDArray[np.uint8]:
