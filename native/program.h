@@ -151,7 +151,7 @@ class Program {
   std::vector<std::pair<std::string, double>> profile(const StepView& step);
 
  private:
-  enum class Op {
+  enum class Op {  // in an order that by_row and by_own_row know
     embed,
     rms_norm,
     layer_norm,

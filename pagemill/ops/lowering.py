@@ -30,24 +30,26 @@ def lower(recorder: Recorder, program: Any, result: Symbol) -> dict[Node, int]:
 
 def _with_copies(nodes: list[Node], result: Symbol) -> list[Node]:
     """The nodes, with a copy before each that would work in place on what is read again later."""
+    bases = [node.base for node in nodes]  # before any copy
+    readers: dict[Node, list[tuple[int, Symbol]]] = {result.base: [(len(nodes), result)]}
+    for i, node in enumerate(nodes):
+        for symbol in node.inputs:
+            readers.setdefault(symbol.base, []).append((i, symbol))
     out: list[Node] = []
     for i, node in enumerate(nodes):
-        if node.in_place:
-            x = node.inputs[0]
-            later = [s for after in nodes[i + 1 :] for s in after.inputs]
-            if any(_spoils(node, s) for s in [*later, result]):
-                whole = (node.rows, x.base.width)
-                everything = Symbol(x.recorder, x.node, whole, 0, x.base.width)
-                copy = Node("copy", node.rows, x.base.width, (everything,))
-                node.inputs = (Symbol(x.recorder, copy, x.shape, x.offset, x.stride),)
-                out.append(copy)
+        if node.in_place and any(at > i and _spoils(node, s) for at, s in readers[bases[i]]):
+            x, width = node.inputs[0], node.base.width
+            everything = Symbol(x.recorder, x.node, (node.rows, width), 0, width)
+            copy = Node("copy", node.rows, width, (everything,))
+            node.inputs = (Symbol(x.recorder, copy, x.shape, x.offset, x.stride),)
+            out.append(copy)
         out.append(node)
     return out
 
 
 def _spoils(node: Node, reader: Symbol) -> bool:
     """Whether `node`, in place, changes what `reader` expects to find unchanged."""
-    if reader.base is not node.base:
+    if reader.base is not node.base:  # it reads a copy that was made meanwhile
         return False
     at = reader.node
     while at.in_place and at is not node:
@@ -94,6 +96,9 @@ class _Lowering:
         self.buffer_of: dict[Node, int] = {}
         self.free: dict[_Kind, list[int]] = {}
         self.last_use = self._last_uses()
+        self.ends: dict[int, list[Node]] = {}  # nodes by their last use
+        for node, last in self.last_use.items():
+            self.ends.setdefault(last, []).append(node)
         self.wants_int8 = {node.inputs[0].base for node in nodes if _takes_int8(node)}
         self.has_int8: set[Node] = set()
 
@@ -118,8 +123,8 @@ class _Lowering:
         return last
 
     def _release(self, i: int) -> None:
-        for node, last in self.last_use.items():
-            if last == i and node in self.buffer_of:
+        for node in self.ends.get(i, ()):
+            if node in self.buffer_of:
                 self._give(_Kind(node.width, node.rows), self.buffer_of[node])
 
     def _take(self, kind: _Kind) -> int:

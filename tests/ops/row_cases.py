@@ -156,6 +156,7 @@ def _whole_text_cases() -> Iterator[Case]:
             heads = x.reshape(tokens, 4, 48)
             turned = ops.rope(heads[:, 1:, 32:], step.positions, rope)  # (T, 3, 16)
             again = ops.rope(heads[..., 16:40], step.positions, rope)  # (T, 4, 24)
+            again = ops.rope(again, step.positions, rope)
             y = x[:, 16:64] + turned.reshape(tokens, 48)
             return y + again.reshape(tokens, 96)[:, 48:] + heads[:, :, 12:24].reshape(tokens, 48)
 
