@@ -17,8 +17,8 @@ MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
 
 
-def read_text(path: Path, limit: int) -> str:
-    """The text in a UTF-8 file of at most `limit` bytes. BadModelFile names the file."""
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A file of at most `limit` bytes. BadModelFile names the file."""
     shown = ascii(path.name)
     try:
         # Not blocking: a pipe under a file's name would keep us waiting for its writer.
@@ -30,9 +30,15 @@ def read_text(path: Path, limit: int) -> str:
         raise BadModelFile(f"{shown}: {error.strerror or error}") from None
     if len(raw) > limit:
         raise BadModelFile(f"{shown} is longer than {limit} bytes")
+    return raw
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The text in a UTF-8 file of at most `limit` bytes. BadModelFile names the file."""
     try:
-        return raw.decode("utf-8")
+        return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
+        shown = ascii(path.name)
         raise BadModelFile(f"{shown} is not UTF-8 at its byte {error.start}") from None
 
 

@@ -58,6 +58,7 @@ class Choice:
             stop=order.stop,
             skip_special=order.skip_special,
             include_stop=order.include_stop,
+            continues=order.continues,
         )
 
     def feed(self, delta: Delta) -> bool:

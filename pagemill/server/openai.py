@@ -114,10 +114,14 @@ def from_chat(body: Fields) -> ChatOrder:
     top = body.integer("top_logprobs", None, 0, 20)
     if top is not None and not wanted:
         raise InvalidRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
-    return ChatOrder(
-        order=read_order(body, logprobs=(top or 0) if wanted else None, default_max_tokens=None),
-        conversation=read_conversation(body),
+    conversation = read_conversation(body)
+    order = read_order(
+        body,
+        logprobs=(top or 0) if wanted else None,
+        default_max_tokens=None,
+        continues=conversation.continue_final,
     )
+    return ChatOrder(order=order, conversation=conversation)
 
 
 def read_conversation(body: Fields) -> Conversation:
@@ -192,7 +196,7 @@ def from_completion(body: Fields) -> CompletionOrder:
             param="logprobs",
         )
     return CompletionOrder(
-        order=read_order(body, logprobs=logprobs, default_max_tokens=16),
+        order=read_order(body, logprobs=logprobs, default_max_tokens=16, continues=True),
         prompts=read_inputs(body, "prompt", MAX_CHOICES),
         echo=echo,
         add_special=body.boolean("add_special_tokens", True),

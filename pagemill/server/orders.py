@@ -56,6 +56,7 @@ class Order:
     continuous_usage: bool = False
     return_token_ids: bool = False
     tokens_as_ids: bool = False
+    continues: bool = False  # the answer goes on with a text of the caller's
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,13 @@ class Conversation:
     template_values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_order(body: Fields, *, logprobs: int | None, default_max_tokens: int | None) -> Order:
+def read_order(
+    body: Fields,
+    *,
+    logprobs: int | None,
+    default_max_tokens: int | None,
+    continues: bool = False,
+) -> Order:
     """The fields that chat and text completions share, under OpenAI's and vLLM's names.
 
     One field is ours: `sampling_defaults` has knobs for what neither the call nor the model sets.
@@ -108,6 +115,7 @@ def read_order(body: Fields, *, logprobs: int | None, default_max_tokens: int | 
         continuous_usage=options is not None and options.boolean("continuous_usage_stats", False),
         return_token_ids=body.boolean("return_token_ids", False),
         tokens_as_ids=body.boolean("return_tokens_as_token_ids", False),
+        continues=continues,
     )
 
 

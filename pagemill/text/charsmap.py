@@ -34,8 +34,12 @@ class CharsMap:
         self._units, self._replacements = _parts(data)
         self._read: dict[int, str] = {}
         for place, unit in enumerate(self._units):
-            if unit & _LEAF and not unit >> 31:
-                self._found(unit, place ^ _offset(unit))  # so that none is wrong later
+            if unit >> 31:
+                continue
+            base = place ^ _offset(unit)
+            if base | 0xFF >= len(self._units):  # so that every label has a place
+                raise ValueError(f"node {base} is outside of its {len(self._units)} nodes")
+            self._found(unit, base)  # so that none is wrong later
         self._visits = 0
         # A node of label c is at base ^ c: this lists the labels of every base.
         self._labels: dict[int, list[int]] = {}
@@ -92,7 +96,7 @@ class CharsMap:
         unit = 0
         for byte in char.encode():
             place = base ^ byte
-            if place >= len(self._units) or self._units[place] & _LABEL != byte:
+            if self._units[place] & _LABEL != byte:
                 return None
             unit = self._units[place]
             base = place ^ _offset(unit)
@@ -123,8 +127,6 @@ class CharsMap:
     def _found(self, unit: int, base: int) -> _Found:
         if not unit & _LEAF:
             return _Found(None, base)
-        if base >= len(self._units):
-            raise ValueError(f"node {base} is outside of its {len(self._units)} nodes")
         place = self._units[base] & 0x7FFFFFFF
         if place not in self._read:
             self._read[place] = _replacement(self._replacements, place)

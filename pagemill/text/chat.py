@@ -226,10 +226,7 @@ def chat_prompt(
     )
     if continue_final:
         text = _cut_after(text, turns[-1]["content"])
-    ids: list[int] = []
-    for piece, token_id in tokenizer.split_special(text):
-        ids += [token_id] if token_id is not None else tokenizer.encode(disguise.take_off(piece))
-    return ids
+    return tokenizer.encode(text, special=True, between=disguise.take_off)
 
 
 def _cut_after(text: str, last: Any) -> str:

@@ -62,9 +62,14 @@ class Frame:
         return [*before.types, *first, *between.types, *second, *after.types]
 
 
-def begin_and_end(bos_id: int | None, eos_id: int | None, *separators: int | None) -> Frame:
+def begin_and_end(
+    bos_id: int | None, eos_id: int | None, *separators: int | None, second_type: int = 0
+) -> Frame:
     """The usual frame: a begin token, an end token after each text, separators before the second.
     None stands for a token that is not added.
     """
     before, after = part(bos_id), part(eos_id)
-    return Frame(before, after, (before, part(eos_id, *separators), after))
+    last = part(eos_id, type_id=second_type)
+    first_end, second_begin = part(eos_id), part(*separators, type_id=second_type)
+    between = Part(first_end.ids + second_begin.ids, first_end.types + second_begin.types)
+    return Frame(before, after, (before, between, last), (0, second_type))

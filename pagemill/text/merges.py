@@ -5,6 +5,7 @@ Owns their check, and finding them for vocabularies that only rank their tokens.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 from tokenizers import models
@@ -18,17 +19,18 @@ def byte_pairs(
     """The library's model. Pairs that make one of `added`, tokens which text must not become, are
     left out. ValueError tells what the first wrong pair is.
     """
-    build: Any = models.BPE
+    given = {key: value for key, value in options.items() if value is not None}
+    build: Any = partial(models.BPE, **given)
     # The library checks that a pair's tokens are there. A loop of ours would be a third of a start.
     with suppress(Exception):
-        return cast(models.BPE, build(vocab=ids, merges=pairs, **options))
+        return cast(models.BPE, build(vocab=ids, merges=pairs))
     for number, pair in enumerate(pairs):
         known = all(token in ids or token in added for token in (*pair, "".join(pair)))
         if len(pair) != 2 or not known:
             shown = " ".join(pair)[:64]
             raise ValueError(f"item {number}, {shown!a}, does not join two tokens to a third")
     kept = [pair for pair in pairs if added.isdisjoint((*pair, "".join(pair)))]
-    return cast(models.BPE, build(vocab=ids, merges=kept, **options))
+    return cast(models.BPE, build(vocab=ids, merges=kept))
 
 
 def pairs_by_rank(tokens: Sequence[str], ranks: Mapping[str, int]) -> list[Pair]:

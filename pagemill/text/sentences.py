@@ -13,9 +13,8 @@ _NO_CHARACTER = "\uffff"  # vocabularies use it for names that no text may hold
 
 
 class Sentences:
-    """One model's rules. `prefix`: a text begins with a blank. `each_piece`: and so does what
-    follows a special token. `merge_blanks`: blanks at the ends go, and several become one.
-    `suffix`: the blank of `prefix` stands at the end.
+    """One model's rules. `prefix`: a text begins with a blank that was not in it; or, with
+    `suffix`, ends with it. `merge_blanks`: blanks at the ends go, and several become one.
     """
 
     def __init__(
@@ -23,23 +22,21 @@ class Sentences:
         charsmap: CharsMap | None = None,
         *,
         prefix: bool = False,
-        each_piece: bool = True,
         merge_blanks: bool = False,
         suffix: bool = False,
     ) -> None:
         self._charsmap = charsmap
-        self._prefix = prefix
-        self._each_piece = each_piece
+        self.prefix = prefix
         self._merge_blanks = merge_blanks
         self._suffix = suffix
 
-    def normalize(self, text: str, first: bool) -> str:
+    def normalize(self, text: str, begins: bool) -> str:
         """The text as the vocabulary writes it; "" stays empty."""
         text = text.replace(_NO_CHARACTER, "\ufffd")
         if self._charsmap:
             text = self._charsmap.replace(text)
         if self._merge_blanks:
             text = _BLANKS.sub(" ", text).strip(" ")
-        if text and self._prefix and (first or self._each_piece):
+        if text and self.prefix and begins:
             text = f"{text} " if self._suffix else f" {text}"
         return text.replace(" ", BLANK)

@@ -8,13 +8,15 @@ library, and only when the caller asks: so what a user types is text.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pagemill.errors import InvalidRequest
 from pagemill.text.finder import Finder
 from pagemill.text.kinds import read_vocabulary
-from pagemill.text.spelling import plain
+from pagemill.text.spelling import byte_level, plain
 from pagemill.text.vocabulary import Vocabulary
+from pagemill.text.vocabulary_files import read_folder
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -47,6 +49,13 @@ class Tokenizer:
         """Build from tokenizer.ggml.*. BadModelFile for nonsense; Unsupported lists what exists."""
         return cls(read_vocabulary(metadata))
 
+    @classmethod
+    def from_folder(cls, path: Path) -> "Tokenizer":
+        """Build from tokenizer.json, tokenizer.model or tekken.json and the files beside it.
+        BadModelFile and Unsupported name the file.
+        """
+        return cls(read_folder(path))
+
     def encode(
         self, text: str, *, special: bool = False, between: Callable[[str], str] | None = None
     ) -> list[int]:
@@ -60,7 +69,7 @@ class Tokenizer:
         if not text.isascii():
             text = _SURROGATE.sub("\ufffd", text)
         if not special:
-            return self._encode_plain(text)
+            return self._encode_plain(text, None)
         pieces = list(self.split_special(text))
         left, right = self._vocabulary.takes_left, self._vocabulary.takes_right
         ids: list[int] = []
@@ -68,11 +77,12 @@ class Tokenizer:
             if token_id is not None:
                 ids.append(token_id)
                 continue
-            if number > 0 and pieces[number - 1][1] in right:
+            before = ids[-1] if ids else None
+            if before in right:
                 piece = piece.lstrip()
             if number + 1 < len(pieces) and pieces[number + 1][1] in left:
                 piece = piece.rstrip()
-            ids += self._encode_plain(between(piece) if between else piece, number == 0)
+            ids += self._encode_plain(between(piece) if between else piece, before)
         return ids
 
     def encode_prompt(self, text: str, *, special: bool = False) -> list[int]:
@@ -120,19 +130,27 @@ class Tokenizer:
             raise InvalidRequest(f"token id {token_id} is outside the vocabulary, 0 to {limit}")
         known = self._bytes[token_id]
         if known is None:
-            token, kinds = self._vocabulary.tokens[token_id], self._vocabulary.kinds
-            spelling = plain if token_id in kinds.added else self._vocabulary.spelling
-            known = self._bytes[token_id] = spelling(token)
+            vocabulary = self._vocabulary
+            # Added tokens are written as they are; in SentencePiece's way blanks are marked though.
+            as_text = token_id in self.special_ids or (
+                token_id in vocabulary.kinds.words and vocabulary.spelling is byte_level
+            )
+            spelling = plain if as_text else vocabulary.spelling
+            known = self._bytes[token_id] = spelling(vocabulary.tokens[token_id])
         return known
 
     def is_special(self, token_id: int) -> bool:
         """Whether the token is one that plain text never produces."""
         return token_id in self.special_ids
 
-    def _encode_plain(self, text: str, first: bool = True) -> list[int]:
-        encode = self._vocabulary.encoder.encode
+    def _encode_plain(self, text: str, before: int | None) -> list[int]:
+        """`before` is the added token that stands before the text, if one does."""
+        encode, begins_after = self._vocabulary.encoder.encode, self._vocabulary.begins_after
         ids: list[int] = []
         for piece, token_id in self._words.split(text):
-            ids += encode(piece, first) if token_id is None else [token_id]
-            first = False
+            if token_id is None:
+                ids += encode(piece, before is None or before in begins_after)
+            else:
+                ids.append(token_id)
+                before = token_id
         return ids

@@ -24,7 +24,13 @@ _END_TEXTS = frozenset(
     (
         *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>"),
         *("<|return|>", "<|call|>", "<end_of_turn>", "<turn|>", "</s>", "<eos>", "<EOT>", "[EOT]"),
-        *("[EOS]", "<end_of_utterance>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
+        *(
+            "[EOS]",
+            "<end_of_utterance>",
+            "<|tool_response>",
+            "<｜end▁of▁sentence｜>",
+            "<|END_OF_TURN_TOKEN|>",
+        ),
     )
 )
 # Files that hold the first token of a row use the second one inside of an answer.
@@ -71,8 +77,9 @@ class Vocabulary:
     eos_ids: frozenset[int]
     bos_id: int | None = None
     frame: Frame = field(default_factory=Frame)
-    # A text begins with a blank that was not in it.
+    # A text begins with a blank that was not in it; so does what follows one of these tokens.
     leading_blank: bool = False
+    begins_after: frozenset[int] = frozenset()
     # Special tokens that take the blanks on their left or right into themselves.
     takes_left: frozenset[int] = frozenset()
     takes_right: frozenset[int] = frozenset()
@@ -87,7 +94,7 @@ def sort_kinds(
     """
     hidden = frozenset(chain(control, ends))
     others = frozenset(user_defined) - hidden
-    marks = frozenset(i for i in others if _is_mark(tokens[i]))
+    marks = frozenset(i for i in others if is_mark(tokens[i]))
     if len(hidden) + len(others) > MAX_SPECIAL:
         count = len(hidden) + len(others)
         raise BadModelFile(f"{count} tokens are special, the limit is {MAX_SPECIAL}")
@@ -125,5 +132,6 @@ def first_duplicate(tokens: Sequence[str]) -> str:
     raise AssertionError("no duplicate")
 
 
-def _is_mark(text: str) -> bool:
+def is_mark(text: str) -> bool:
+    """Whether a token looks like structure rather than like a word."""
     return bool(_BRACKETS.search(text)) and not _HTML.fullmatch(text)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -36,12 +36,14 @@ class ByteTokenizer:
     special_tokens = MappingProxyType({"<eos>": EOS, "<bos>": BOS})
     special_edges = (frozenset({"<", "<e", "<eo", "<eos"}), frozenset({">"}))
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, *, special: bool = False, between: Callable[[str], str] = str
+    ) -> list[int]:
         if not special:
             return list(text.encode())
         ids: list[int] = []
         for piece, token_id in self.split_special(text):
-            ids += piece.encode() if token_id is None else [token_id]
+            ids += between(piece).encode() if token_id is None else [token_id]
         return ids
 
     def frame(self, ids: Sequence[int]) -> list[int]:

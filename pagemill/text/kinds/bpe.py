@@ -72,5 +72,5 @@ def _model(keys: Keys, tokens: TokenList, **options: Any) -> models.BPE:
         raise bad("merges", str(error)) from None
 
 
-def _mark_blanks(text: str, first: bool) -> str:
+def _mark_blanks(text: str, begins: bool) -> str:
     return text.replace(" ", BLANK)

@@ -12,7 +12,7 @@ from pagemill.text.encoder import Encoder, NoTokenAcross
 from pagemill.text.gguf_keys import Keys, bad
 from pagemill.text.sentences import Sentences
 from pagemill.text.spelling import blanks_marked, is_byte
-from pagemill.text.vocabulary import TokenKinds, Vocabulary
+from pagemill.text.vocabulary import Vocabulary
 
 _MAX_CHARSMAP_BYTES = 1 << 22
 _UNWRITABLE = "\uffff"  # no character: text never holds one, see Sentences
@@ -34,7 +34,7 @@ def read(keys: Keys) -> Vocabulary:
     return Vocabulary(
         tokens=tokens.tokens,
         encoder=Encoder(
-            likeliest(tokens.tokens, keys.scores(count), tokens.kinds, unknown),
+            likeliest(tokens.tokens, keys.scores(count), tokens.kinds.added, unknown),
             normalize=sentences.normalize,
             border=NoTokenAcross(tokens.tokens),
         ),
@@ -44,24 +44,29 @@ def read(keys: Keys) -> Vocabulary:
         eos_ids=tokens.eos_ids,
         frame=keys.frame(tokens, add_bos=False, add_eos=True),
         leading_blank=prefix,
+        begins_after=tokens.kinds.added,
     )
 
 
 def likeliest(
-    tokens: Sequence[str], scores: Sequence[float], kinds: TokenKinds, unknown: int
+    tokens: Sequence[str],
+    scores: Sequence[float],
+    hidden: frozenset[int],
+    unknown: int,
+    byte_fallback: bool = True,
 ) -> models.Unigram:
-    """The library's model. Its list is by id, so tokens that text must not become stay in it under
-    a name that no text holds; those of bytes are used for what is unknown, and score worse than
-    any way of writing out their name.
+    """The library's model. Its list is by id, so `hidden` tokens, which text must not become, stay
+    in it under a name that no text holds. Tokens of bytes are used for what is unknown; they score
+    worse than any way of writing out their names.
     """
-    hidden = kinds.added | {unknown}
+    hidden = hidden | {unknown}
     floor = min((s for i, s in enumerate(scores) if i not in hidden), default=0.0)
     in_bytes = False
     pieces = []
     for token_id, (token, score) in enumerate(zip(tokens, scores, strict=True)):
         if token_id in hidden:
             token, score = f"{_UNWRITABLE}{token_id}", 0.0
-        elif is_byte(token):
+        elif byte_fallback and is_byte(token):
             score, in_bytes = 8 * floor - 100, True
         pieces.append((token, float(score)))
     return models.Unigram(vocab=pieces, unk_id=unknown, byte_fallback=in_bytes)

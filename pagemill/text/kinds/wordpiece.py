@@ -61,7 +61,7 @@ def _normalize(keys: Keys) -> Normalize:
     strip = keys.value("normalizer.strip_accents", bool, lower)
     normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=strip)
 
-    def normalize(text: str, first: bool) -> str:
+    def normalize(text: str, begins: bool) -> str:
         return normalizer.normalize_str(text)
 
     return normalize
