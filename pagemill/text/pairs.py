@@ -31,7 +31,5 @@ def pair_prompt(tokenizer: Tokenizer, template: str, query: str, document: str) 
     disguise = Disguise(tokenizer, [template, query, document], "")
     hidden = tokenizer.special_ids
     typed = {"query": disguise.put_on(query, hidden), "document": disguise.put_on(document, hidden)}
-    ids: list[int] = []
-    for piece, token_id in tokenizer.split_special(_PLACES.sub(lambda at: typed[at[1]], template)):
-        ids += [token_id] if token_id is not None else tokenizer.encode(disguise.take_off(piece))
-    return ids
+    text = _PLACES.sub(lambda at: typed[at[1]], template)
+    return tokenizer.encode(text, special=True, between=disguise.take_off)
