@@ -94,7 +94,7 @@ def to_vectors(order: InputOrder, model: ServedModel, vectors: Sequence[bytes]) 
     data: list[Any] = []
     for index, vector in enumerate(vectors):
         if _ranks(model):
-            numbers: str | list[float] = probabilities(vector, order.order.raw)
+            numbers: Any = probabilities(vector, order.order.raw)
         else:
             numbers = encoded(vector, order.base64)
         data.append({"index": index, "object": "pooling", "data": numbers})
@@ -133,13 +133,13 @@ class ClassifyRoutes:
         call_id = f"{kind}-{secrets.token_hex(12)}"
         started = request.scope[STARTED]
         call = PooledCall(model, texts, self._state, call_id, started, order.order.priority)
-        vectors = await unless_disconnected(request.receive, call.finish())
+        work = call.data(lambda vectors: to_data(order, model, vectors))
         body = {
             "id": call_id,
             "object": "list",
             "created": int(time.time()),
             "model": order.order.model or model.name,
-            "data": to_data(order, model, vectors),
+            "data": await unless_disconnected(request.receive, work),
             "usage": call.usage(),
         }
         return json_response(body)

@@ -103,10 +103,10 @@ class EmbeddingRoutes:
         call_id = f"embd-{secrets.token_hex(12)}"
         started = request.scope[STARTED]
         call = PooledCall(model, texts, self._state, call_id, started, order.order.priority)
-        vectors = await unless_disconnected(request.receive, call.finish())
+        work = call.data(lambda vectors: to_embeddings(order, vectors))
         body = {
             "object": "list",
-            "data": to_embeddings(order, vectors),
+            "data": await unless_disconnected(request.receive, work),
             "model": order.order.model or model.name,
             "usage": call.usage(),
         }

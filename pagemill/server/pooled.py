@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import numpy as np
 
 from pagemill.errors import (
@@ -25,7 +26,7 @@ from pagemill.errors import (
 from pagemill.server.inputs import Input, PooledOrder
 from pagemill.server.orders import check_token_ids
 from pagemill.server.ports import ServedModel
-from pagemill.server.prompts import off_loop
+from pagemill.server.prompts import Item, off_loop
 from pagemill.text.pairs import pair_prompt
 from pagemill.types import Delta, Request
 
@@ -182,12 +183,12 @@ def _check_len(size: int, model: ServedModel, path: str) -> None:
         raise InvalidRequest(f"{path} has no tokens.", param=path)
 
 
-def encoded(vector: bytes, as_base64: bool) -> str | list[float]:
-    """A vector as JSON: its numbers, or their bytes."""
+def encoded(vector: bytes, as_base64: bool) -> str | msgspec.Raw:
+    """A vector for a JSON body: its numbers, or their bytes. Numbers are encoded one vector at a
+    time, so that on a thread they let streams pass between them."""
     if as_base64:
         return base64.b64encode(vector).decode("ascii")
-    numbers: list[float] = np.frombuffer(vector, "<f4").tolist()
-    return numbers
+    return msgspec.Raw(msgspec.json.encode(np.frombuffer(vector, "<f4").tolist()))
 
 
 class PooledCall:
@@ -212,6 +213,11 @@ class PooledCall:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0  # tokens
         self._wake: Callable[[], None] = _nobody
+
+    async def data(self, make: Callable[[list[bytes]], list[Item]]) -> list[Item]:
+        """What `make` makes of the vectors for the answer."""
+        vectors = await self.finish()
+        return await off_loop(lambda: make(vectors), sum(map(len, vectors)))
 
     def usage(self) -> dict[str, int]:
         """Token counts, under the names that all dialects here have for them."""

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 async def off_loop(work: Callable[[], list[Item]], chars: int) -> list[Item]:
-    """Tokenize `chars` characters: here, or on a thread if that takes long."""
+    """Work through so many characters or bytes: here, or on a thread if that takes long."""
     return work() if chars <= INLINE_CHARS else await asyncio.to_thread(work)
 
 
