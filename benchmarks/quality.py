@@ -210,12 +210,17 @@ def documentation() -> str:
 
 
 def windows_of(checkpoint: Checkpoint, text: str, count: int, size: int) -> Int32:
-    """The first tokens of a text, (count, size); each window is a sequence of its own."""
+    """The first tokens of a text, (count, size); each window is a sequence of its own, and begins as
+    the model's prompts do."""
+    tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
+    begin = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    take = size - len(begin)
     # Tokens come in fewer than characters, so this much of a long text is enough.
-    ids = Tokenizer.from_gguf(checkpoint.metadata).encode(text[: count * size * 16])
-    if len(ids) < count * size:
-        raise SystemExit(f"the text has {len(ids)} tokens; {count} windows of {size} need more")
-    return np.array(ids[: count * size], np.int32).reshape(count, size)
+    ids = tokenizer.encode(text[: count * size * 16])
+    if len(ids) < count * take:
+        raise SystemExit(f"the text has {len(ids)} tokens; {count} windows of {take} need more")
+    windows = [begin + ids[at : at + take] for at in range(0, count * take, take)]
+    return np.array(windows, np.int32)
 
 
 def runners(
