@@ -13,13 +13,14 @@ from pagemill.models import Model
 from pagemill.ops.interface import Float32
 from pagemill.ops.reference import ReferenceOps
 from pagemill.weights import formats
-from pagemill.weights.formats import fp8
+from pagemill.weights.formats import fp8, mxfp4
 from pagemill.weights.load import open_model
 from pagemill.weights.safetensors import SafetensorsFile
 from tests.models.test_golden import logits, new_kv
 from tests.weights.safetensors_writer import file_of
 
 LLAMA = Path(__file__).parents[1] / "golden" / "llama"
+GPT_OSS = LLAMA.with_name("gpt_oss")
 LEFT = "model.layers.1.self_attn.q_proj"  # as it was
 PROMPT = np.array([5, 3, 40, 7, 7, 90, 4], np.int32)
 # Of eight outputs, which one each half of a byte of a word has, from the lowest on.
@@ -28,8 +29,9 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 Tensors = dict[str, NDArray[Any]]
 
 
-def llama() -> Tensors:
-    file = SafetensorsFile.open(LLAMA / "model.safetensors")
+def full(folder: Path) -> Tensors:
+    """The weights of a folder in float32."""
+    file = SafetensorsFile.open(folder / "model.safetensors")
     return {
         name: formats.get(info.dtype).unpack(file.data(name).reshape(1, -1)).reshape(info.shape)
         for name, info in file.tensors.items()
@@ -64,9 +66,27 @@ def float8(weight: Float32) -> tuple[Tensors, Float32]:
     return {"weight": rounded, "weight_scale": scale}, fp8.table()[rounded] * scale
 
 
-def write(folder: Path, tensors: Tensors, dtypes: dict[str, str], config: dict[str, Any]) -> Path:
+def float4(weight: Float32) -> tuple[Tensors, Float32]:
+    """Experts' matrices (count, inputs, outputs) in gpt-oss's MXFP4: outputs first, neighbouring
+    inputs in the halves of a byte."""
+    rows = np.ascontiguousarray(weight.swapaxes(1, 2))
+    blocks = mxfp4.pack(rows.reshape(-1, rows.shape[2])).reshape(-1, mxfp4.BLOCK_BYTES)
+    low, high = blocks[:, 1:] & 15, blocks[:, 1:] >> 4
+    numbers = np.concatenate([low, high], axis=1)  # in the order of inputs
+    pairs = (numbers[:, ::2] | numbers[:, 1::2] << 4).reshape(*rows.shape[:2], -1, 16)
+    meaning = mxfp4.unpack(blocks).reshape(rows.shape).swapaxes(1, 2)
+    return {"blocks": pairs, "scales": blocks[:, 0].reshape(pairs.shape[:3])}, meaning
+
+
+def write(
+    folder: Path,
+    tensors: Tensors,
+    dtypes: dict[str, str],
+    config: dict[str, Any],
+    like: Path = LLAMA,
+) -> Path:
     folder.mkdir()
-    original = json.loads((LLAMA / "config.json").read_text())
+    original = json.loads((like / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(original | config))
     (folder / "model.safetensors").write_bytes(file_of(tensors, dtypes))
     return folder
@@ -89,7 +109,7 @@ def test_a_quantized_folder(tmp_path: Path, method: str) -> None:
     quantized: Tensors = {}
     meaning: Tensors = {}
     dtypes: dict[str, str] = {}
-    for name, values in llama().items():
+    for name, values in full(LLAMA).items():
         module = name.removesuffix(".weight")
         if not module.endswith("_proj") or module == LEFT:
             quantized[name] = meaning[name] = values
@@ -106,8 +126,27 @@ def test_a_quantized_folder(tmp_path: Path, method: str) -> None:
     assert np.abs(expected - logits(original, new_kv(original), (PROMPT, 0))).max() > 0.01
 
 
+def test_experts_in_four_bit_floats(tmp_path: Path) -> None:
+    """gpt-oss: rows of gate and up take turns, and stay as they are stored when they are parted."""
+    quantized = full(GPT_OSS)
+    meaning = dict(quantized)
+    for layer in (0, 1):
+        name = f"model.layers.{layer}.mlp.experts.gate_up_proj"
+        parts, meaning[name] = float4(quantized.pop(name))
+        quantized |= {f"{name}_{part}": tensor for part, tensor in parts.items()}
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    folder = write(tmp_path / "ours", quantized, {}, config, GPT_OSS)
+    (first, *_) = open_model(folder, models).source.experts(
+        ("blk.0.ffn_gate_exps", 24), ("blk.0.ffn_up_exps", 24), k=32, count=4
+    )
+    assert first.formats == ("MXFP4", "MXFP4")
+    ours, exact = network(folder), network(write(tmp_path / "exact", meaning, {}, {}, GPT_OSS))
+    expected = logits(exact, new_kv(exact), (PROMPT, 0))
+    np.testing.assert_allclose(logits(ours, new_kv(ours), (PROMPT, 0)), expected, 0, 1e-4)
+
+
 def test_quantization_shows_in_the_card(tmp_path: Path) -> None:
-    tensors = llama()
+    tensors = full(LLAMA)
     parts, _ = awq(tensors.pop("model.layers.0.self_attn.q_proj.weight"))
     tensors |= {f"model.layers.0.self_attn.q_proj.{part}": value for part, value in parts.items()}
     config = {"quantization_config": CONFIGS["awq"][1]}
