@@ -20,7 +20,7 @@ from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
 # Modules that are parts of networks, not networks.
-_SHARED = frozenset({"layers", "blocks", "moe", "pooling", "rotary"})
+_SHARED = frozenset({"activations", "layers", "blocks", "moe", "pooling", "rotary"})
 
 
 class Model(Protocol):

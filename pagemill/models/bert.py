@@ -12,7 +12,7 @@ from pagemill.checkpoint import Family, Keys, Setting, Take, WeightSource
 from pagemill.errors import Unsupported
 from pagemill.models.blocks import PreNorm
 from pagemill.models.layers import FeedForward, LayerNorm
-from pagemill.models.pooling import DenseAttention, Pooler, read_activation
+from pagemill.models.pooling import DenseAttention, Pooler
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
@@ -25,17 +25,11 @@ class BertAttention(DenseAttention):
         return None
 
 
-class BertFeedForward(FeedForward):
-    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
-        super().__init__(card, ops, source, index)
-        self.activation = read_activation(source.keys, "hidden_activation", "gelu")
-
-
 class BertLayer(PreNorm):
     """Norms of sums: norm(x + attention(x)), and the same with the feed-forward network."""
 
     attention_type: Any = BertAttention
-    ffn_type: Any = BertFeedForward
+    ffn_type: Any = FeedForward
     norm_type: Any = LayerNorm
 
     def load_norms(self, card: ModelCard, ops: Ops, source: WeightSource, at: str) -> None:
@@ -184,11 +178,9 @@ _DISTIL_SETTINGS: Mapping[str, Setting] = {
     "feed_forward_length": "hidden_dim",
     "attention.head_count": "n_heads",
     "attention.layer_norm_epsilon": lambda config: 1e-12,
-    "hidden_activation": "activation",
 }
 _SETTINGS: Mapping[str, Setting] = {
     "tokenizer.ggml.token_type_count": "type_vocab_size",
-    "hidden_activation": "hidden_act",
 }
 _CLASSES: Mapping[str, Setting] = {"classifier.output_labels": labels}
 _ROBERTA_SETTINGS: Mapping[str, Setting] = {

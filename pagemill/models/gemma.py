@@ -46,6 +46,8 @@ FAMILIES = (
     Family(
         "gemma",
         ("GemmaForCausalLM",),
+        # The first files said "gelu" and meant the network's own.
+        settings={"hidden_activation": lambda config: None},
         tensors=norms(attn_norm="input_layernorm", ffn_norm="post_attention_layernorm"),
     ),
 )

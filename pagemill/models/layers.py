@@ -6,6 +6,7 @@ class attribute, or one short method. Must not know: which network it is part of
 """
 
 from pagemill.checkpoint import WeightSource
+from pagemill.models.activations import read_activation
 from pagemill.models.rotary import rotary
 from pagemill.ops.interface import Activation, Array, Ops, Rope, Scoring, Step
 from pagemill.types import ModelCard
@@ -160,6 +161,7 @@ class GatedFeedForward:
         """`size` is the inner width when it is not the card's; `suffix` is of the tensors' names:
         "_shexp" for shared experts."""
         self.ops = ops
+        self.activation = read_activation(source.keys, "hidden_activation", self.activation)
         at, size = f"blk.{index}", size or card.ffn_size
         gate, up = f"{at}.ffn_gate{suffix}", f"{at}.ffn_up{suffix}"
         parts = [(gate, size), (up, size)]
@@ -180,6 +182,7 @@ class FeedForward:
 
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
         self.ops = ops
+        self.activation = read_activation(source.keys, "hidden_activation", self.activation)
         up, down = f"blk.{index}.ffn_up", f"blk.{index}.ffn_down"
         self.up = Linear(ops, source, (up, card.ffn_size), k=card.hidden_size)
         self.down = Linear(ops, source, (down, card.hidden_size), k=card.ffn_size)

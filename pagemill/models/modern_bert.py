@@ -13,7 +13,7 @@ from pagemill.errors import Unsupported
 from pagemill.models.bert import Bert, both, keeps_nothing, labels
 from pagemill.models.blocks import PreNorm
 from pagemill.models.layers import GatedFeedForward, LayerNorm
-from pagemill.models.pooling import DenseAttention, Pooler, read_activation
+from pagemill.models.pooling import DenseAttention, Pooler
 from pagemill.models.rotary import rotary
 from pagemill.ops.interface import Array, Ops, Pooling, Rope, Step
 from pagemill.types import ModelCard
@@ -42,9 +42,7 @@ class ModernBertAttention(DenseAttention):
 class ModernBertFeedForward(GatedFeedForward):
     """Its files hold gate and up in one matrix."""
 
-    def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
-        super().__init__(card, ops, source, index)
-        self.activation = read_activation(source.keys, "hidden_activation", "gelu")
+    activation = "gelu"
 
 
 class ModernBertLayer(PreNorm):
@@ -130,7 +128,6 @@ _SETTINGS: Mapping[str, Setting] = {
     "attention.sliding_window_pattern": _period,
     "rope.freq_base": _base("full_attention", "global_rope_theta"),
     "rope.freq_base_swa": _base("sliding_attention", "local_rope_theta"),
-    "hidden_activation": "hidden_activation",
 }
 _HEAD = both({"cls": "head.dense", "cls.norm": "head.norm", "cls.output": "classifier"})
 _GUESSING = ("head.dense.weight", "head.norm.weight", "decoder.weight", "decoder.bias")

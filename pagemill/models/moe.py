@@ -3,6 +3,7 @@ that every token visits. Must not know: which network it is part of.
 """
 
 from pagemill.checkpoint import Keys, WeightSource
+from pagemill.models.activations import read_activation
 from pagemill.models.layers import GatedFeedForward, Linear
 from pagemill.ops.interface import Array, Ops, Routing
 from pagemill.types import ModelCard
@@ -53,6 +54,7 @@ class Mixture:
             raise keys.bad("expert_used_count", f"is {card.experts_used} of {card.experts} experts")
         return Routing(
             card.experts_used,
+            activation=read_activation(keys, "hidden_activation", "silu"),
             normalize=keys.flag("expert_weights_norm", self.normalize),
             scale=keys.real("expert_weights_scale", _MOST_SCALE, 1.0),
         )

@@ -4,35 +4,11 @@ A decoder that was trained to embed has causal attention and pools its last toke
 both sides and pools its first, or the mean of all. Must not know: which network it is part of.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from pagemill.checkpoint import Keys, WeightSource
+from pagemill.checkpoint import WeightSource
+from pagemill.models.activations import read_activation
 from pagemill.models.layers import Attention, LayerNorm, Linear
 from pagemill.ops.interface import Activation, Array, Ops, Pooling, Step
 from pagemill.types import ModelCard
-
-# By the names that config.json has for them.
-_ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
-    {
-        "gelu": "gelu",
-        "gelu_new": "gelu_tanh",
-        "gelu_pytorch_tanh": "gelu_tanh",
-        "relu": "relu",
-        "silu": "silu",
-        "swiglu": "silu",
-        "tanh": "tanh",
-    }
-)
-
-
-def read_activation(keys: Keys, key: str, default: Activation) -> Activation:
-    """An activation that a file may name."""
-    name = keys.text(key, default)
-    if name not in _ACTIVATIONS:
-        choices = ", ".join(_ACTIVATIONS)
-        raise keys.unsupported(key, f"{name[:64]!r} cannot be run, only {choices}")
-    return _ACTIVATIONS[name]
 
 
 class DenseAttention(Attention):

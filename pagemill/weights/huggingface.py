@@ -159,6 +159,9 @@ SETTINGS: Final[Mapping[str, Setting]] = MappingProxyType(
         "attention.sliding_window_pattern": _window_pattern,
         "expert_count": _first("num_experts", "num_local_experts"),
         "expert_used_count": "num_experts_per_tok",
+        "hidden_activation": _first(
+            "hidden_activation", "hidden_act", "activation_function", "activation"
+        ),
         "rope.freq_base": lambda config: _rope_or_top(config, "rope_theta"),
         "rope.freq_base_swa": _local_base,
         "rope.dimension_count": _rope_dims,
@@ -174,5 +177,30 @@ SETTINGS: Final[Mapping[str, Setting]] = MappingProxyType(
         "rope.scaling.yarn_beta_slow": _rope("beta_slow"),
         "rope.scaling.yarn_truncate": _rope("truncate"),
         "rope.scaling.yarn_log_multiplier": _log_multiplier,
+    }
+)
+
+# What config.json calls settings that a function looks for, in messages.
+LABELS: Final = MappingProxyType(
+    {
+        "attention.layer_norm_epsilon": "layer_norm_eps",
+        "attention.sliding_window": "sliding_window",
+        "attention.sliding_window_pattern": "layer_types",
+        "expert_count": "num_experts",
+        "hidden_activation": "hidden_act",
+        "rope.dimension_count": "partial_rotary_factor",
+        "rope.freq_base": "rope_theta",
+        "rope.freq_base_swa": "rope_theta",
+        "rope.scaling.attn_factor": "attention_factor",
+        "rope.scaling.factor": "factor",
+        "rope.scaling.high_freq_factor": "high_freq_factor",
+        "rope.scaling.long_factor": "long_factor",
+        "rope.scaling.low_freq_factor": "low_freq_factor",
+        "rope.scaling.original_context_length": "original_max_position_embeddings",
+        "rope.scaling.short_factor": "short_factor",
+        "rope.scaling.type": "rope_type",
+        "rope.scaling.yarn_beta_fast": "beta_fast",
+        "rope.scaling.yarn_beta_slow": "beta_slow",
+        "rope.scaling.yarn_truncate": "truncate",
     }
 )

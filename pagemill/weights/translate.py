@@ -53,10 +53,11 @@ def settings(folder: Folder, family: Family) -> tuple[Mapping[str, Any], ConfigK
         try:
             value = config.get(where) if isinstance(where, str) else where(config)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            raise own.bad(key, "what it is made from is missing or of a wrong kind") from None
+            what = "it, or what it is made from, is missing or of a wrong kind"
+            raise own.bad(huggingface.LABELS.get(key, key), what) from None
         if value is not None:
             found[full] = value
-        labels[full] = where if isinstance(where, str) else key
+        labels[full] = where if isinstance(where, str) else huggingface.LABELS.get(key, key)
     if family.pooling != "rank":  # classifiers pool as their networks do
         for key, value in sentence_settings(folder.path, folder.name).items():
             found[f"{family.name}.{key}"] = value

@@ -192,10 +192,10 @@ NAMED = [
     ("rms_norm_eps", "1e-5", "'rms_norm_eps': is a string, not a floating-point number"),
     ("rms_norm_eps", float("nan"), "'rms_norm_eps': is nan, not above 0"),
     ("rms_norm_eps", -1, "'rms_norm_eps': is -1 .int., not a floating-point number"),
-    ("rope_theta", float("inf"), "'rope.freq_base': is inf, not above 0"),
-    ("rope_theta", 0, "'rope.freq_base': is 0"),
-    ("rope_parameters", "x", "'rope.freq_base': what it is made from is missing or of a wrong"),
-    ("rope_parameters", {"rope_type": 3}, "'rope.scaling.type': is 3 .int., not a string"),
+    ("rope_theta", float("inf"), "'rope_theta': is inf, not above 0"),
+    ("rope_theta", 0, "'rope_theta': is 0"),
+    ("rope_parameters", "x", "'rope_theta': it, or what it is made from, is missing"),
+    ("rope_parameters", {"rope_type": 3}, "'rope_type': is 3 .int., not a string"),
     ("architectures", [], "'architectures' does not name a network's class"),
     ("architectures", "LlamaForCausalLM", "'architectures' does not name a network's class"),
     ("architectures", None, "'architectures' does not name a network's class"),
@@ -310,3 +310,14 @@ def test_a_dtype_that_nothing_computes_with(tmp_path: Path, dtype: str) -> None:
     folder = write_folder(tmp_path / "some", {**llama_tensors(), **wide})
     with pytest.raises(Unsupported, match=f"format {dtype}"):
         built(folder)
+
+
+def test_the_activation_is_the_folders(tmp_path: Path) -> None:
+    def first_layer(name: str | None) -> models.Model:
+        folder = tmp_path / str(name)
+        return built(write_folder(folder, config={**CONFIG, "hidden_act": name})).layers[0]
+
+    assert first_layer(None).ffn.activation == first_layer("silu").ffn.activation == "silu"
+    assert first_layer("gelu_new").ffn.activation == "gelu_tanh"
+    with pytest.raises(Unsupported, match="'hidden_act': 'quick_gelu' cannot be run, only gelu, "):
+        first_layer("quick_gelu")
