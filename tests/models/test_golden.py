@@ -22,8 +22,6 @@ PAGE_SIZE, NUM_PAGES, ROW_PAGES = 16, 16, 5
 # Pages of three rows, out of order, so that a backend which ignores the page table is found out.
 PAGES = np.array([[5, 2, 7, 1, 6], [9, 12, 0, 11, 4], [3, 15, 8, 10, 14]], np.int32)
 CLOSE = 1e-4
-# Folders whose networks ask for operations that the cpu backend lacks as yet.
-NOT_ON_CPU: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -73,14 +71,6 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 def model(ops: Ops, golden: Golden) -> Model:
     checkpoint = open_model(golden.model, models)
     return models.build(checkpoint.card, ops, checkpoint.source)
-
-
-@pytest.fixture(autouse=True)
-def known_gaps(request: pytest.FixtureRequest, golden: Golden) -> None:
-    """What is listed as missing must be missing."""
-    missing = golden.arrays.parent.name in NOT_ON_CPU and "ops" in request.fixturenames
-    if missing and request.getfixturevalue("ops").name == "cpu":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="operations are missing"))
 
 
 def step_of(*rows: tuple[Sequence[int], int]) -> Step:
