@@ -67,8 +67,10 @@ def post(port: int, path: str, body: object) -> dict[str, object]:
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     text = answer.read()
+    if answer.status == 503:  # not yet
+        raise OSError(text[:200].decode(errors="replace"))
     if answer.status != 200:
-        raise OSError(f"status {answer.status}: {text[:200].decode(errors='replace')}")
+        raise SystemExit(f"status {answer.status}: {text[:200].decode(errors='replace')}")
     found: dict[str, object] = json.loads(text)
     return found
 

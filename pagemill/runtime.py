@@ -338,8 +338,12 @@ class Runtime:
         from pagemill.text.pairs import pair_template
         from pagemill.text.tokenizer import Tokenizer
 
-        tokenizer = Tokenizer.from_gguf(opened.metadata)
-        brought = read_model_text(hosted.stored.path, opened.metadata, tokenizer.vocab_size)
+        path = hosted.stored.path
+        if path.is_dir():
+            tokenizer = Tokenizer.from_folder(path)
+        else:
+            tokenizer = Tokenizer.from_gguf(opened.metadata)
+        brought = read_model_text(path, opened.metadata, tokenizer.vocab_size)
         source = self._template or brought.template
         template = source.compile(brought.tokens) if source else fallback_template(tokenizer)
         if source is None and not opened.card.pooling:
