@@ -210,8 +210,8 @@ def documentation() -> str:
 
 
 def windows_of(checkpoint: Checkpoint, text: str, count: int, size: int) -> Int32:
-    """The first tokens of a text, (count, size); each window is a sequence of its own, and begins as
-    the model's prompts do."""
+    """The first tokens of a text, (count, size); each window is a sequence of its own, and begins
+    as the model's prompts do."""
     tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
     begin = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
     take = size - len(begin)
