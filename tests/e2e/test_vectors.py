@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ def server(long_llama_path: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     for name in ("bert", "reranker", "bert_classifier"):
         files.append(folder / f"{name}.gguf")
         files[-1].write_bytes((GOLDEN / name / "model.gguf").read_bytes())
+    files.append(folder / "sentences")
+    shutil.copytree(GOLDEN / "bert", files[-1])
     with Serving(
         folder, long_llama_path, *files, "--preload", "--kv-cache-memory", "16M"
     ) as running:
@@ -53,8 +56,9 @@ def test_every_model_does_what_it_can_and_says_so(server: Serving, client: OpenA
         "bert": ["embedding"],
         "reranker": ["rerank"],
         "bert_classifier": ["rerank"],
+        "sentences": ["embedding"],
     }
-    assert len(server.engines()) == 4
+    assert len(server.engines()) == 5
     with pytest.raises(BadRequestError, match="writes text"):
         client.embeddings.create(model="long", input="a")
     with pytest.raises(BadRequestError, match="/v1/embeddings"):
@@ -70,6 +74,15 @@ def test_a_vector_does_not_depend_on_who_shares_the_step(client: OpenAI) -> None
     many = [WORDS[n % len(WORDS)] for n in range(300)]
     assert embed(*many) == [alone[text] for text in many]
     assert sum(value * value for value in alone[WORDS[0]]) == pytest.approx(1)
+
+
+def test_a_folder_gives_the_vectors_of_its_gguf_twin(client: OpenAI) -> None:
+    texts = [*WORDS, "Tea, SEA; a\tsun!", "[SEP] typed"]
+    answers = [client.embeddings.create(model=name, input=texts) for name in ("bert", "sentences")]
+    file, folder = ([item.embedding for item in answer.data] for answer in answers)
+    assert answers[0].usage == answers[1].usage
+    for one, other in zip(file, folder, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 def test_all_at_once(server: Serving, client: OpenAI) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import tokenizers
 import torch
 import transformers
 
@@ -286,14 +287,38 @@ def save(folder: Path, model: Any) -> None:
         config = json.loads((folder / "config.json").read_text())
         config["architectures"] = ["Qwen3ForCausalLM"]  # as published ones are named
         (folder / "config.json").write_text(json.dumps(config, indent=2))
-        modules = [
-            {"type": "x.Transformer", "path": ""},
-            {"type": "x.Pooling", "path": "1_Pooling"},
-        ]
-        (folder / "modules.json").write_text(json.dumps(modules))
-        (folder / "1_Pooling").mkdir(exist_ok=True)
-        pooling = {"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        save_pooling(folder, "lasttoken")
+
+
+def save_pooling(folder: Path, mode: str) -> None:
+    """What makes it a folder of sentence-transformers."""
+    modules = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+
+
+def save_words(folder: Path) -> None:
+    """The tokenizer of the GGUF files, as folders have it."""
+    marked = "\u2581"
+    words = {
+        token if token in SPECIALS else token[1:] if token.startswith(marked) else f"##{token}": i
+        for i, token in enumerate(TOKENS)
+    }
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.add_special_tokens(SPECIALS)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {f"{name[1:-1].lower()}_token": name for name in SPECIALS}
+    config = {"tokenizer_class": "BertTokenizer", "model_max_length": CONTEXT, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
 
 
 def write_gguf(name: str, case: Case, model: Any) -> None:
@@ -365,6 +390,9 @@ def main() -> None:
         (HERE / name).mkdir(parents=True, exist_ok=True)
         save(HERE / name, model)
         write_gguf(name, case, model)
+        if name == "bert":
+            save_words(HERE / name)
+            save_pooling(HERE / name, "mean_tokens")
         for length in LENGTHS:
             ids, types = (
                 torch.tensor(arrays[f"{what}_{length}"][None].astype(np.int64))
