@@ -3,8 +3,9 @@
 For each group of a block, several roundings of its elements to integers are tried, a little finer
 and a little coarser than their range suggests. For each rounding the best scale (and minimum)
 follow in closed form from sums of products; the rounding whose weighted squared error is least
-wins. Then the scales of a block become integers under a scale of their own, and the elements are
-rounded once more under what these integers mean.
+wins. An error counts the more the larger its element is; how much more was found by trying. Then
+the scales of a block become integers under a scale of their own, and the elements are rounded once
+more under what these integers mean.
 
 In the search, arrays are (elements of a group, groups): numpy then works along the groups, of which
 there are many.
@@ -34,7 +35,9 @@ class Packed(NamedTuple):
 def fit_with_minimums(blocks: Float32, group: int, most: int, most_scale: int) -> Packed:
     """For q from 0 to `most`, and s and m from 0 to `most_scale`."""
     values = _columns(blocks, group)
-    scales, minimums = _scales_and_minimums(values, _weights(values), most)
+    mean_square: Float32 = np.mean(values * values, axis=0)
+    weights = np.abs(values) + np.sqrt(mean_square)
+    scales, minimums = _scales_and_minimums(values, weights, most)
     d, whole_scales = _to_integers(scales.reshape(len(blocks), -1), 0, most_scale)
     dmin, whole_minimums = _to_integers(minimums.reshape(len(blocks), -1), 0, most_scale)
     lifted = blocks.reshape(len(blocks), -1, group) + (dmin * whole_minimums)[:, :, None]
@@ -45,7 +48,9 @@ def fit_with_minimums(blocks: Float32, group: int, most: int, most_scale: int) -
 def fit(blocks: Float32, group: int, most: int, most_scale: int) -> Packed:
     """For q from -most to most - 1, s from -most_scale to most_scale - 1, and no minimum."""
     values = _columns(blocks, group)
-    scales = _scales(values, _weights(values), most)
+    weights = values * values
+    weights += np.mean(weights, axis=0)
+    scales = _scales(values, weights, most)
     d, whole = _to_integers(scales.reshape(len(blocks), -1), -most_scale, most_scale - 1)
     groups = blocks.reshape(len(blocks), -1, group)
     quants = _quantize(groups, d * whole, -most, most - 1)
@@ -56,12 +61,6 @@ def fit(blocks: Float32, group: int, most: int, most_scale: int) -> Packed:
 def _columns(blocks: Float32, group: int) -> Float32:
     """(n, block) -> (group, groups of all)"""
     return np.ascontiguousarray(blocks.reshape(-1, group).T)
-
-
-def _weights(values: Float32) -> Float32:
-    """How much the error of each element counts: large weights matter more to a network."""
-    mean_square: Float32 = np.mean(values * values, axis=0)
-    return np.abs(values) + np.sqrt(mean_square)
 
 
 def _scales(values: Float32, weights: Float32, most: int) -> Float32:
