@@ -24,6 +24,7 @@ from pagemill.engine.client import ProcessClient
 from pagemill.engine.plan import plan as resolve_plan
 from pagemill.engine.spawn import EngineProcess
 from pagemill.errors import ConfigError, InvalidRequest, Unavailable, UnknownModel
+from pagemill.footprint import footprint_of
 from pagemill.hub import resolve
 from pagemill.hub.store import Store, StoredModel
 from pagemill.machine import this_machine
@@ -85,9 +86,11 @@ def build_engine(plan: EnginePlan) -> Engine:
     return build(plan)[0]
 
 
-def plan_for(config: EngineConfig, card: ModelCard, model_path: str) -> EnginePlan:
+def plan_for(config: EngineConfig, checkpoint: Checkpoint, model_path: str) -> EnginePlan:
     """The plan of a model on this machine. ConfigError names what cannot be honoured."""
-    return resolve_plan(with_backend(config), card, this_machine(), model_path)
+    config = with_backend(config)
+    footprint = footprint_of(checkpoint, config.backend)
+    return resolve_plan(config, checkpoint.card, this_machine(), model_path, footprint)
 
 
 def given_template(config: TextConfig) -> TemplateSource | None:
@@ -296,7 +299,7 @@ class Runtime:
         path = str(hosted.stored.path)
         checkpoint = open_as_asked(self._engine_config, path)
         card, metadata = checkpoint.card, checkpoint.metadata
-        plan = resolve_plan(self._engine_config, card, this_machine(), path)
+        plan = plan_for(self._engine_config, checkpoint, path)
         client = ProcessClient(plan, self._spawn, process=process)
         client.begin()
         return _Opened(card, metadata, client)

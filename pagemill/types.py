@@ -210,6 +210,36 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptWeights:
+    """Matrices of one format of the file, as a backend keeps them."""
+
+    format: str
+    kept_as: str
+    stored_bytes: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a network takes on a backend, in bytes; `engine.plan` multiplies. `exact` is False where
+    it is guessed from the card."""
+
+    weights: tuple[KeptWeights, ...]
+    vector_bytes: int  # norms and biases
+    kv_token_bytes: int  # of the cache, for each token of a sequence
+    token_bytes: int  # activations, for each token of the largest step
+    sampled_bytes: int  # logits and what leads to them, for each sampled row of a step
+    thread_bytes: int  # scratch of each thread
+    text_token_bytes: int  # and for each token of the longest text that attends as a whole
+    position_bytes: int  # rotary tables, for each position
+    exact: bool = True
+
+    @property
+    def weights_bytes(self) -> int:
+        return self.vector_bytes + sum(kept.kept_bytes for kept in self.weights)
+
+
+@dataclass(frozen=True, slots=True)
 class EnginePlan:
     """Every "auto" resolved: what one engine process is started with."""
 
@@ -226,6 +256,14 @@ class EnginePlan:
     prefix_caching: bool
     dtype: str = "auto"  # of full-precision weights
     quantization: str = "none"
+    weights_bytes: int = 0  # as the backend keeps them
+    workspace_bytes: int = 0  # activations and scratch of the largest step
+    process_bytes: int = 0  # of engine and server beside all that
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory of engine and server once every page and buffer has been used."""
+        return self.weights_bytes + self.kv_bytes + self.workspace_bytes + self.process_bytes
 
 
 class EngineClient(Protocol):

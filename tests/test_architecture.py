@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": EVERYTHING,
     "worker": VOCABULARY | {"engine", "models", "ops", "weights"},
     "machine": {"types"},
+    "footprint": VOCABULARY | {"models", "ops", "weights"},
     "server": SETTINGS | {"text", "hub", "runtime"},
     "engine": VOCABULARY | {"decoding", "ops.interface"},
     "decoding": VOCABULARY | {"ops.interface"},

@@ -19,7 +19,14 @@ from pagemill.engine.spawn import EngineProcess
 from pagemill.errors import BadModelFile, ConfigError, PagemillError, Unavailable, UnknownModel
 from pagemill.hub.names import Name
 from pagemill.hub.store import Store, file_sha256
-from pagemill.runtime import LoadedModel, Runtime, build_engine, counting, plan_for
+from pagemill.runtime import (
+    LoadedModel,
+    Runtime,
+    build_engine,
+    counting,
+    open_as_asked,
+    plan_for,
+)
 from pagemill.text.messages import Message
 from pagemill.types import EngineClient, GenerationDefaults, Request, SamplingParams
 from pagemill.weights.load import Checkpoint
@@ -77,7 +84,8 @@ async def test_the_process_answers_as_the_engine_in_this_process_does(
     model = await runtime.model("tiny_llama")
     assert model.client.info is not None
     assert model.client.info.backend == "reference"
-    plan = plan_for(settings.engine, model.card, str(tiny_llama_path))
+    checkpoint = open_as_asked(settings.engine, tiny_llama_path)
+    plan = plan_for(settings.engine, checkpoint, str(tiny_llama_path))
     assert plan.backend == model.plan.backend
     local = LocalClient(build_engine(plan), plan)
     prompt = tuple(model.tokenizer.encode("Hello, you!"))

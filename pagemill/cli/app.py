@@ -198,6 +198,24 @@ def show(
 
 @app.command()
 @boundary
+@with_settings("engine", "hub")
+def plan(
+    model: Model,
+    ctx: Annotated[int, typer.Option("--ctx", min=0, help="Tokens of each user.")] = 0,
+    users: Annotated[int, typer.Option("--users", min=0, help="So many at once.")] = 0,
+    *,
+    settings: Settings,
+) -> None:
+    """Say what a model would take of this machine's memory, and whether it fits."""
+    from pagemill.cli.plan import plan as make
+
+    report, fits = make(model, settings, ctx, users)
+    typer.echo(report)
+    raise typer.Exit(0 if fits else 1)
+
+
+@app.command()
+@boundary
 @with_settings("hub")
 def rm(models: Models, *, settings: Settings) -> None:
     """Remove models from this machine."""

@@ -10,7 +10,6 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
     context = f"{plan.max_model_len} tokens"
     if plan.max_model_len < card.context_length:
         context += f" (the model could take {card.context_length}; --max-model-len)"
-    total = card.weights_bytes + plan.kv_bytes
     kept = f"{size(plan.kv_bytes)} for keys and values ({slots} tokens)"
     if not card.kv_elements:
         kept = "nothing for texts"
@@ -20,5 +19,7 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
         f"  context   {context}",
         f"  compute   {plan.backend} backend, {plan.threads} threads, "
         f"{plan.max_num_seqs} requests at once, {plan.max_queued} more may wait",
-        f"  memory    {size(card.weights_bytes)} weights + {kept} = {size(total)}",
+        f"  memory    {size(plan.weights_bytes)} weights + {kept} "
+        f"+ {size(plan.workspace_bytes)} workspace + {size(plan.process_bytes)} processes "
+        f"= {size(plan.total_bytes)} at most",
     ]

@@ -79,7 +79,7 @@ def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
 
     lines: list[str] = []
     for model in named:
-        card = open_as_asked(settings.engine, model.path).card
-        plan = plan_for(settings.engine, card, str(model.path))
-        lines += plan_lines(str(model.name), card, plan)
+        checkpoint = open_as_asked(settings.engine, model.path)
+        plan = plan_for(settings.engine, checkpoint, str(model.path))
+        lines += plan_lines(str(model.name), checkpoint.card, plan)
     return lines

@@ -5,10 +5,11 @@ explicitly is honoured or refused with both numbers and the ways out, never chan
 Standard library only: the plan is made, and shown, before anything heavy is loaded.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from pagemill.errors import ConfigError
-from pagemill.types import EnginePlan, Machine, ModelCard
+from pagemill.types import EnginePlan, Footprint, KeptWeights, Machine, ModelCard
 
 CPU_PAGE_SIZE = 16  # its attention kernel reads whole groups of that many tokens
 DEFAULT_NUM_SEQS = 64
@@ -20,6 +21,10 @@ POOLED_BATCHED_TOKENS = 1024  # a longer text has a step of its own
 TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
 KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
+
+# Measured (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
+ENGINE_BYTES, SERVER_BYTES, TOKEN_BYTES = 31 << 20, 42 << 20, 600
+FIRST_POSITIONS = 2048  # rows of a rotary table, which doubles from there
 
 
 class EngineSettings(Protocol):
@@ -49,10 +54,17 @@ class EngineSettings(Protocol):
     def quantization(self) -> str: ...
 
 
-def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: str) -> EnginePlan:
+def plan(
+    config: EngineSettings,
+    card: ModelCard,
+    machine: Machine,
+    model_path: str,
+    footprint: Footprint | None = None,
+) -> EnginePlan:
     """Resolve `config`. Raises ConfigError, naming the setting, for what cannot be honoured.
 
-    The backend "auto" becomes "cpu"; a caller without native kernels asks for "reference".
+    The backend "auto" becomes "cpu"; a caller without native kernels asks for "reference". Without
+    a footprint memory is estimated from the card.
     """
     backend = "cpu" if config.backend == "auto" else config.backend
     page_size = _within("page_size", config.page_size, 1, 1024)
@@ -61,6 +73,48 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
             f"page_size is {page_size}; the cpu backend takes multiples of {CPU_PAGE_SIZE}",
             param="page_size",
         )
+    max_num_seqs, batched, max_queued = _batching(config, card)
+    if config.max_model_len:
+        _within("max_model_len", config.max_model_len, 1, card.context_length)
+    threads = _within("threads", config.threads or machine.cores, 1, 1024)
+    footprint = footprint or estimate(card, backend)
+    page_bytes = page_size * footprint.kv_token_bytes
+    process = ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size
+
+    def workspace(model_len: int) -> int:
+        step_tokens = max(batched, model_len) if card.pooling else batched
+        return workspace_bytes(footprint, step_tokens, max_num_seqs, threads, model_len)
+
+    # A pooled row is gone after its step, so the pages of one step are enough.
+    of_a_step = batched // page_size + max_num_seqs
+    useful = of_a_step if card.pooling else -(-max_num_seqs * TYPICAL_LEN // page_size)
+    shortest = config.max_model_len or min(SMALLEST_USEFUL_LEN, card.context_length)
+    fixed = footprint.weights_bytes + process + workspace(shortest)
+    room = _Room(machine.available_bytes, fixed, page_size, page_bytes)
+    num_pages = _num_pages(config, card, room, useful)
+    max_model_len = config.max_model_len or min(card.context_length, num_pages * page_size)
+    return EnginePlan(
+        model_path=model_path,
+        backend=backend,
+        threads=threads,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=batched,
+        max_queued=max_queued,
+        page_size=page_size,
+        num_pages=num_pages,
+        kv_bytes=num_pages * page_bytes,
+        prefix_caching=config.prefix_caching and not card.pooling,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        weights_bytes=footprint.weights_bytes,
+        workspace_bytes=workspace(max_model_len),
+        process_bytes=process,
+    )
+
+
+def _batching(config: EngineSettings, card: ModelCard) -> tuple[int, int, int]:
+    """Sequences at once, tokens of a step, requests that may wait."""
     # Vectors of networks that keep nothing cost nothing beside their tokens.
     default_seqs = MAX_NUM_SEQS if card.pooling and not card.kv_elements else DEFAULT_NUM_SEQS
     max_num_seqs = _within("max_num_seqs", config.max_num_seqs or default_seqs, 1, MAX_NUM_SEQS)
@@ -72,28 +126,23 @@ def plan(config: EngineSettings, card: ModelCard, machine: Machine, model_path: 
     batched = _within(
         "max_num_batched_tokens", config.max_num_batched_tokens or default_tokens, 1, 1 << 20
     )
-    if config.max_model_len:
-        _within("max_model_len", config.max_model_len, 1, card.context_length)
-    page_bytes = page_size * kv_bytes_per_token(card, backend)
-    # A pooled row is gone after its step, so the pages of one step are enough.
-    of_a_step = batched // page_size + max_num_seqs
-    useful = of_a_step if card.pooling else -(-max_num_seqs * TYPICAL_LEN // page_size)
-    num_pages = _num_pages(config, card, machine, page_size, page_bytes, useful)
-    max_model_len = config.max_model_len or min(card.context_length, num_pages * page_size)
-    return EnginePlan(
-        model_path=model_path,
-        backend=backend,
-        threads=_within("threads", config.threads or machine.cores, 1, 1024),
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=batched,
-        max_queued=_within("max_queued", config.max_queued or default_queued, 1, 1 << 20),
-        page_size=page_size,
-        num_pages=num_pages,
-        kv_bytes=num_pages * page_bytes,
-        prefix_caching=config.prefix_caching and not card.pooling,
-        dtype=config.dtype,
-        quantization=config.quantization,
+    max_queued = _within("max_queued", config.max_queued or default_queued, 1, 1 << 20)
+    return max_num_seqs, batched, max_queued
+
+
+def workspace_bytes(
+    footprint: Footprint, step_tokens: int, sampled: int, threads: int, model_len: int
+) -> int:
+    """Activations, logits, scratch and rotary tables of the largest step and longest sequence."""
+    positions = FIRST_POSITIONS
+    while positions < model_len:
+        positions *= 2
+    of_thread = footprint.thread_bytes + footprint.text_token_bytes * model_len
+    return (
+        footprint.token_bytes * step_tokens
+        + footprint.sampled_bytes * min(sampled, step_tokens)
+        + threads * of_thread
+        + footprint.position_bytes * positions
     )
 
 
@@ -103,16 +152,56 @@ def kv_bytes_per_token(card: ModelCard, backend: str = "cpu") -> int:
     return card.kv_elements * element_size
 
 
-def _num_pages(
-    config: EngineSettings,
-    card: ModelCard,
-    machine: Machine,
-    page_size: int,
-    page_bytes: int,
-    useful: int,
-) -> int:
+def estimate(card: ModelCard, backend: str) -> Footprint:
+    """A footprint from what a card says, for what cannot be outlined: on the reference weights
+    become float32; elsewhere they are taken to keep their size. Activations as of a plain
+    transformer whose buffers are used again."""
+    kept = 4 * card.parameters if backend == "reference" else card.weights_bytes
+    name = "F32" if backend == "reference" else card.quantization
+    heads = card.heads + 2 * card.kv_heads
+    return Footprint(
+        weights=(KeptWeights(card.quantization, name, card.weights_bytes, kept),),
+        vector_bytes=0,
+        kv_token_bytes=kv_bytes_per_token(card, backend),
+        token_bytes=4 * (4 * card.hidden_size + 3 * card.ffn_size + 2 * heads * card.head_dim),
+        sampled_bytes=4 * (card.vocab_size + 3 * card.hidden_size),
+        thread_bytes=4 * card.vocab_size + (1 << 17),
+        text_token_bytes=0 if card.kv_elements else 8 * card.head_dim,
+        position_bytes=4 * card.rope_dim,
+        exact=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What the machine has, and what all but the cache takes of it."""
+
+    available: int
+    fixed: int
+    page_size: int
+    page_bytes: int
+
+    @property
+    def free(self) -> int:
+        return max(0, self.available - self.fixed)
+
+    def refusal(self, setting: str, need: int, have: int, needed_len: int) -> ConfigError:
+        """Need, have, and the ways out that are open."""
+        fits = have // self.page_bytes * self.page_size
+        most = f" (to {fits}, the most that fits)" if fits else ""
+        return ConfigError(
+            f"{setting}: keys and values need {_mib(need)}, there are {_mib(have)} (for a context "
+            f"of at least {needed_len} tokens, beside {_mib(self.fixed)} for weights, workspace "
+            f"and processes, of {_mib(self.available)} available); "
+            f"lower --max-model-len{most}, set --kv-cache-memory to what this machine can spare, "
+            f"or choose a smaller model or one of fewer bits (--quantization int4)",
+            param=setting,
+        )
+
+
+def _num_pages(config: EngineSettings, card: ModelCard, room: _Room, useful: int) -> int:
     """Pages of the cache: at least one request of the longest length, whatever else."""
-    free = max(0, machine.available_bytes - card.weights_bytes)
+    page_size, page_bytes = room.page_size, room.page_bytes
     needed_len = config.max_model_len or min(SMALLEST_USEFUL_LEN, card.context_length)
     needed = -(-needed_len // page_size)
     longest = -(-(config.max_model_len or card.context_length) // page_size)
@@ -120,27 +209,17 @@ def _num_pages(
         return max(longest, useful)
     if config.kv_cache_memory:
         num_pages, have = config.kv_cache_memory // page_bytes, config.kv_cache_memory
-        if config.kv_cache_memory > free:
-            raise _refusal("kv_cache_memory", config.kv_cache_memory, free, needed_len)
+        if config.kv_cache_memory > room.free:
+            raise room.refusal("kv_cache_memory", config.kv_cache_memory, room.free, needed_len)
     else:
         wanted = max(longest, useful)
-        allowed = int(free * KV_SHARE) // page_bytes
+        allowed = int(room.free * KV_SHARE) // page_bytes
         if config.max_model_len:  # asked for: may take more than the usual share
-            allowed = max(allowed, min(needed, free // page_bytes))
-        num_pages, have = min(wanted, allowed), free
+            allowed = max(allowed, min(needed, room.free // page_bytes))
+        num_pages, have = min(wanted, allowed), room.free
     if num_pages < needed:
-        raise _refusal("max_model_len", needed * page_bytes, have, needed_len)
+        raise room.refusal("max_model_len", needed * page_bytes, have, needed_len)
     return num_pages
-
-
-def _refusal(setting: str, need: int, have: int, needed_len: int) -> ConfigError:
-    return ConfigError(
-        f"{setting}: keys and values need {_mib(need)}, there are {_mib(have)} "
-        f"(for a context of at least {needed_len} tokens, beside the weights); "
-        f"lower --max-model-len, set --kv-cache-memory to what this machine can spare, "
-        f"or choose a smaller model",
-        param=setting,
-    )
 
 
 def _mib(size: int) -> str:

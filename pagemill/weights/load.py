@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pagemill.checkpoint import Family, WeightSource
+from pagemill.checkpoint import Family
 from pagemill.types import ModelCard
 from pagemill.weights import translate
 from pagemill.weights.card import read_card
@@ -39,7 +39,7 @@ class Checkpoint:
 
     card: ModelCard
     metadata: Mapping[str, Any]
-    source: WeightSource
+    source: TensorSource
     folder: Path | None = None
 
 

@@ -100,6 +100,11 @@ class TensorSource:
     def vector(self, *parts: Part) -> Float32:
         return np.concatenate([self._values(name, size) for name, size in parts])
 
+    def outline(self) -> "TensorSource":
+        """The same tensors without their contents, for planning: nothing of the file is read.
+        Elements of vectors are one, bytes of matrices zero."""
+        return _OutlineSource(self)
+
     def unused(self) -> Sequence[str]:
         origins = {origin: None for tensor in self._tensors.values() for origin in tensor.origins}
         return [name for name in (*origins, *self._names.others) if name not in self._used]
@@ -156,3 +161,48 @@ class TensorSource:
         """In the order that networks expect: "blk.3.attn_q.weight" and its bias as "attn_q"."""
         order = self._row_orders.get(name.rpartition(".")[0].rpartition(".")[2])
         return rows if order is None else rows[order]
+
+
+class _OutlineSource(TensorSource):
+    def __init__(self, of: TensorSource) -> None:
+        self.keys = of.keys
+        self._tensors = {name: _Outline(tensor) for name, tensor in of._tensors.items()}
+        self._name, self._names = of._name, of._names
+        self._used = set()
+        self._row_orders = {}  # orders copy
+
+    def _values(self, name: str, size: int) -> Float32:
+        self._take(name)
+        return np.ones(size, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """A tensor of which only the header counts."""
+
+    of: Stored
+
+    @property
+    def name(self) -> str:
+        return self.of.name
+
+    @property
+    def format(self) -> str:
+        return self.of.format
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.of.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.of.nbytes
+
+    @property
+    def origins(self) -> Sequence[str]:
+        return self.of.origins
+
+    def read(self, expert: int | None = None) -> Rows:
+        rows = math.prod(self.shape[:-1] if expert is None else self.shape[1:-1])
+        row_bytes = formats.bytes_per_row(self.format, self.shape[-1])
+        return self.format, np.broadcast_to(np.uint8(0), (rows, row_bytes))

@@ -10,6 +10,9 @@ PLAN = replace(
     backend="cpu",
     threads=2,
     kv_bytes=377_487_360,
+    weights_bytes=97_000_000,
+    workspace_bytes=22_000_000,
+    process_bytes=100_000_000,
 )
 
 
@@ -18,7 +21,8 @@ def test_says_model_context_threads_and_memory() -> None:
         "smollm2: llama, 135M parameters, Q4_1",
         "  context   4096 tokens (the model could take 8192; --max-model-len)",
         "  compute   cpu backend, 2 threads, 64 requests at once, 512 more may wait",
-        "  memory    97 MB weights + 377 MB for keys and values (16384 tokens) = 474 MB",
+        "  memory    97 MB weights + 377 MB for keys and values (16384 tokens) "
+        "+ 22 MB workspace + 100 MB processes = 596 MB at most",
     ]
 
 
@@ -26,4 +30,7 @@ def test_of_an_encoder_it_says_what_it_gives() -> None:
     card = replace(SMOLLM2_CARD, pooling="mean", kv_elements=0, context_length=4096)
     lines = plan_lines("embedder", card, replace(PLAN, kv_bytes=0))
     assert lines[1] == "  gives     embeddings of 576 numbers, from the mean of all tokens"
-    assert lines[-1] == "  memory    97 MB weights + nothing for texts = 97 MB"
+    assert lines[-1] == (
+        "  memory    97 MB weights + nothing for texts "
+        "+ 22 MB workspace + 100 MB processes = 219 MB at most"
+    )

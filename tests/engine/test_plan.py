@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from pagemill.engine.plan import kv_bytes_per_token, plan
+from pagemill.engine.plan import kv_bytes_per_token, plan, workspace_bytes
 from pagemill.errors import ConfigError
-from pagemill.types import EnginePlan, Machine, ModelCard
+from pagemill.types import EnginePlan, Footprint, Machine, ModelCard
 from tests.samples import SMOLLM2_CARD
 
 GIB = 1 << 30
@@ -36,6 +36,9 @@ def planned(asked: Asked, card: ModelCard = CARD, available: int = 12 * GIB) -> 
     page_bytes = made.page_size * kv_bytes_per_token(card, made.backend)
     assert made.kv_bytes == made.num_pages * page_bytes
     return made
+
+
+FIXED = 250 << 20  # a little more than everything takes beside the cache
 
 
 def test_defaults() -> None:
@@ -73,16 +76,18 @@ def test_the_pages_of_a_pooled_decoder_hold_one_step_and_the_longest_text() -> N
     made = planned(Asked(), replace(CARD, pooling="last"))
     assert made.max_num_seqs == 64
     assert made.num_pages * 16 == max(8192, 1024 + 64 * 16)
-    short = planned(Asked(), replace(CARD, pooling="last"), available=200 << 20)
+    short = planned(Asked(), replace(CARD, pooling="last"), available=FIXED + (100 << 20))
     assert 256 <= short.max_model_len < 8192
     with pytest.raises(ConfigError, match="max_model_len"):
-        planned(Asked(max_model_len=8192), replace(CARD, pooling="last"), available=200 << 20)
+        planned(
+            Asked(max_model_len=8192), replace(CARD, pooling="last"), available=FIXED + (100 << 20)
+        )
 
 
 def test_a_small_machine_shortens_an_automatic_context() -> None:
-    made = planned(Asked(), available=200 << 20)
+    made = planned(Asked(), available=FIXED + (100 << 20))
     assert 256 <= made.max_model_len < 8192
-    assert made.kv_bytes <= 0.4 * ((200 << 20) - CARD.weights_bytes)
+    assert made.kv_bytes <= 0.4 * (100 << 20) + 0.4 * FIXED
 
 
 def test_little_memory_asked_shortens_an_automatic_context() -> None:
@@ -91,7 +96,7 @@ def test_little_memory_asked_shortens_an_automatic_context() -> None:
 
 
 def test_an_asked_context_may_take_more_than_the_usual_share() -> None:
-    available = CARD.weights_bytes + 9000 * kv_bytes_per_token(CARD)
+    available = FIXED + 9000 * kv_bytes_per_token(CARD)
     assert planned(Asked(), available=available).max_model_len < 8192
     assert planned(Asked(max_model_len=8192), available=available).max_model_len == 8192
 
@@ -99,7 +104,7 @@ def test_an_asked_context_may_take_more_than_the_usual_share() -> None:
 @pytest.mark.parametrize(
     ("asked", "available", "words"),
     [
-        (Asked(max_model_len=8192), 250 << 20, ["max_model_len", "180.0 MiB", "8192"]),
+        (Asked(max_model_len=8192), FIXED + (100 << 20), ["max_model_len", "180.0 MiB", "8192"]),
         (Asked(max_model_len=4096, kv_cache_memory=32 << 20), 12 * GIB, ["90.0 MiB", "32.0 MiB"]),
         (Asked(), 101_000_000, ["max_model_len", "256"]),
         (Asked(), 0, ["max_model_len", "0.0 MiB"]),
@@ -136,3 +141,31 @@ def test_what_cannot_be_is_refused_by_name_and_limit(
         planned(asked)
     assert caught.value.param == setting
     assert setting in caught.value.message and limit in caught.value.message
+
+
+def test_all_memory_is_planned() -> None:
+    made = planned(Asked(max_model_len=1000, max_num_seqs=4))
+    assert made.weights_bytes == CARD.weights_bytes
+    assert made.process_bytes > 50 << 20
+    assert made.workspace_bytes > 256 * 4 * CARD.hidden_size + 4 * 4 * CARD.vocab_size
+    parts = made.weights_bytes + made.workspace_bytes + made.process_bytes + made.kv_bytes
+    assert made.total_bytes == parts
+    assert planned(Asked(), available=made.total_bytes).total_bytes <= made.total_bytes
+
+
+def test_workspace_follows_the_largest_step() -> None:
+    sizes = Footprint((), 0, 0, 1000, 500, 100, 7, 3)
+    assert workspace_bytes(sizes, 256, 4, 2, 100) == 256_000 + 2_000 + 2 * 800 + 3 * 2048
+    assert workspace_bytes(sizes, 2, 4, 1, 5000) == 2_000 + 1_000 + 35_100 + 3 * 8192
+
+
+def test_on_the_reference_weights_are_float32() -> None:
+    made = planned(Asked("reference"))
+    assert made.weights_bytes == 4 * CARD.parameters
+
+
+def test_a_refusal_says_what_would_fit() -> None:
+    with pytest.raises(ConfigError, match=r"to \d+, the most that fits") as caught:
+        planned(Asked(max_model_len=8192), available=FIXED + (100 << 20))
+    fits = int(caught.value.message.split("--max-model-len (to ")[1].split(",")[0])
+    assert planned(Asked(max_model_len=fits), available=FIXED + (100 << 20)).max_model_len == fits

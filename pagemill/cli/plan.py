@@ -1,0 +1,168 @@
+"""`pagemill plan`: the memory that a model would take here, before anything of it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pagemill.cli import text
+from pagemill.cli.models import required
+from pagemill.engine.plan import MAX_NUM_SEQS, SMALLEST_USEFUL_LEN, estimate
+from pagemill.engine.plan import plan as resolve
+from pagemill.errors import ConfigError
+from pagemill.types import EnginePlan, Footprint, Machine, ModelCard
+
+if TYPE_CHECKING:
+    from pagemill.config import EngineConfig, Settings
+
+_BOUNDLESS = 1 << 60  # a machine on which everything fits, to learn what it would take
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A model and how many shall use it at once, `context` tokens each; 0: what serving chooses."""
+
+    name: str
+    card: ModelCard
+    footprint: Footprint
+    config: EngineConfig
+    context: int
+    users: int
+
+    def plan(self, machine: Machine, context: int = 0, users: int = 0) -> EnginePlan:
+        """What `serve` would plan, with a cache for so many users of so many tokens."""
+        config, context, users = self.config, context or self.context, users or self.users
+        if context:
+            pages = users * -(-context // config.page_size)
+            cache = pages * config.page_size * self.footprint.kv_token_bytes
+            asked = config.kv_cache_memory or cache
+            config = replace(
+                config, max_model_len=context, max_num_seqs=users, kv_cache_memory=asked
+            )
+        return resolve(config, self.card, machine, self.name, self.footprint)
+
+    def needed(self, context: int, users: int) -> int:
+        """Bytes in all, whether the machine has them or not."""
+        return self.plan(
+            Machine(self.config.threads or 1, 0, _BOUNDLESS), context, users
+        ).total_bytes
+
+
+def plan(name: str, settings: Settings, context: int, users: int) -> tuple[str, bool]:
+    """The report, and whether the model fits."""
+    from pagemill.machine import this_machine
+
+    machine = this_machine()
+    planned = look_up(name, settings, context, users)
+    if not planned.config.threads:
+        planned = replace(planned, config=replace(planned.config, threads=machine.cores))
+    made = planned.plan(
+        replace(machine, available_bytes=_BOUNDLESS) if context or users else machine
+    )
+    lines = [_head(planned), *memory_lines(planned.card, planned.footprint, made)]
+    fits = made.total_bytes <= machine.available_bytes
+    lines.append(
+        f"  available {text.size(machine.available_bytes):>9}  "
+        f"of {text.size(machine.memory_bytes)} on this machine"
+    )
+    lines += ["", *(_command(planned, made) if fits else _ways_out(planned, machine, made))]
+    return "\n".join(lines), fits
+
+
+def look_up(name: str, settings: Settings, context: int, users: int) -> Planned:
+    """Read the model's header. ConfigError for what it cannot do at all."""
+    from pagemill.footprint import footprint_of
+    from pagemill.runtime import open_as_asked, with_backend
+
+    if users and not 1 <= users <= MAX_NUM_SEQS:
+        raise ConfigError(f"--users is {users}; it must be in 1..{MAX_NUM_SEQS}", param="users")
+    config = with_backend(settings.engine)
+    stored = required(name, settings)
+    checkpoint = open_as_asked(config, stored.path)
+    card = checkpoint.card
+    if context and not 1 <= context <= card.context_length:
+        raise ConfigError(
+            f"--ctx is {context}; the model takes 1 to {card.context_length} tokens", param="ctx"
+        )
+    if context or users:
+        context, users = context or card.context_length, users or 1
+    footprint = footprint_of(checkpoint, config.backend) or estimate(card, config.backend)
+    return Planned(name, card, footprint, config, context, users)
+
+
+def memory_lines(card: ModelCard, footprint: Footprint, plan: EnginePlan) -> list[str]:
+    """What takes how much, and why."""
+    slots = plan.num_pages * plan.page_size
+    cache = (
+        f"{slots:,} tokens of {text.size(footprint.kv_token_bytes)}, "
+        f"{plan.num_pages:,} pages of {plan.page_size}"
+        if footprint.kv_token_bytes
+        else "the network keeps nothing of a text"
+    )
+    sampled = min(plan.max_num_seqs, plan.max_num_batched_tokens)
+    rows = [
+        ("weights", plan.weights_bytes, _weights(footprint)),
+        ("cache", plan.kv_bytes, cache),
+        (
+            "workspace",
+            plan.workspace_bytes,
+            f"steps of {plan.max_num_batched_tokens:,} tokens, {sampled} of them answered; "
+            f"{plan.threads} threads",
+        ),
+        ("processes", plan.process_bytes, f"engine and server, {card.vocab_size:,} words each"),
+        ("total", plan.total_bytes, "" if footprint.exact else "estimated"),
+    ]
+    return [f"  {label:<9} {text.size(size):>9}  {why}".rstrip() for label, size, why in rows]
+
+
+def _weights(footprint: Footprint) -> str:
+    """Formats by size; those that the backend keeps as others, with both sizes."""
+    parts = []
+    for kept in sorted(footprint.weights, key=lambda kept: -kept.kept_bytes):
+        part = f"{kept.format} {text.size(kept.kept_bytes)}"
+        if kept.kept_as != kept.format:
+            part += f" (kept as {kept.kept_as}; {text.size(kept.stored_bytes)} in the file)"
+        parts.append(part)
+    return ", ".join(parts)
+
+
+def _head(planned: Planned) -> str:
+    card = planned.card
+    head = f"{planned.name}: {card.architecture}, {text.count(card.parameters)} parameters"
+    if planned.users:
+        head += f"; {planned.users} at once, {planned.context} tokens each"
+    return head
+
+
+def _command(planned: Planned, made: EnginePlan) -> list[str]:
+    if not planned.users:
+        return [f"It fits: pagemill serve {planned.name}"]
+    flags = f"--max-model-len {made.max_model_len} --max-num-seqs {made.max_num_seqs}"
+    cache = f" --kv-cache-memory {made.kv_bytes}" if made.kv_bytes else ""
+    return [f"It fits: pagemill serve {planned.name} {flags}{cache}"]
+
+
+def _ways_out(planned: Planned, machine: Machine, made: EnginePlan) -> list[str]:
+    """The longest context and the most users that would fit, each with its setting."""
+    have = machine.available_bytes
+    context, users = made.max_model_len, made.max_num_seqs
+    lines = [f"It does not fit: {text.size(made.total_bytes - have)} are missing."]
+    shorter = _most(context, lambda n: planned.needed(n, users) <= have)
+    if shorter >= min(SMALLEST_USEFUL_LEN, planned.card.context_length):
+        lines.append(f"  --ctx {shorter}: the longest context for {users} at once")
+    fewer = _most(users, lambda n: planned.needed(context, n) <= have)
+    if fewer:
+        lines.append(f"  --users {fewer}: the most at once with {context} tokens each")
+    if len(lines) == 1:
+        lines.append("  Nothing of it fits: choose a smaller model, or one of fewer bits.")
+    return lines
+
+
+def _most(limit: int, holds: Callable[[int], bool]) -> int:
+    """The largest number in 1..limit for which `holds`, which holds for all below it; else 0."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,28 @@
+"""What a model will take of this machine's memory, from its header alone.
+
+Composes weights, models and the outline of the CPU backend. `engine/plan.py` makes a plan of it;
+where nothing can be outlined it guesses from the card itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pagemill.types import Footprint
+
+if TYPE_CHECKING:
+    from pagemill.weights.load import Checkpoint
+
+
+def footprint_of(checkpoint: Checkpoint, backend: str) -> Footprint | None:
+    """None for a backend that is not outlined. Raises what building the network would: BadModelFile
+    for a tensor that is missing, Unsupported for one without a kernel."""
+    if backend != "cpu":
+        return None
+    # Imported here: they are not needed before a model is.
+    from pagemill import models
+    from pagemill.ops.outline import OutlineOps
+
+    ops = OutlineOps()
+    model = models.build(checkpoint.card, ops, checkpoint.source.outline())
+    return ops.footprint(model, checkpoint.card.vocab_size)

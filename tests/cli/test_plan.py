@@ -1,0 +1,107 @@
+"""`pagemill plan`: what a model would take, and the ways out where that is too much."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pagemill.cli.plan import look_up, plan
+from pagemill.config import Settings
+from pagemill.errors import ConfigError, UnknownModel
+from pagemill.types import Machine
+
+Enough = Callable[[int], None]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.load({"home": str(tmp_path), "threads": "2"}, {}, {})
+
+
+@pytest.fixture
+def available(monkeypatch: pytest.MonkeyPatch) -> Enough:
+    """Sets what the machine has, in bytes."""
+
+    def has(size: int) -> None:
+        machine = Machine(cores=2, memory_bytes=1 << 40, available_bytes=size)
+        monkeypatch.setattr("pagemill.machine.this_machine", lambda: machine)
+
+    return has
+
+
+def total(name: str, settings: Settings, context: int, users: int) -> int:
+    return look_up(name, settings, context, users).needed(context, users)
+
+
+def test_what_fits_comes_with_the_command(
+    tiny_llama_path: Path, settings: Settings, available: Enough
+) -> None:
+    available(1 << 34)
+    report, fits = plan(str(tiny_llama_path), settings, 64, 3)
+    assert fits
+    for label in ("weights", "cache", "workspace", "processes", "total", "available"):
+        assert f"\n  {label} " in report
+    assert "192 tokens" in report and "12 pages of 16" in report and "F32" in report
+    assert "--max-model-len 64 --max-num-seqs 3 --kv-cache-memory" in report
+
+
+def test_what_does_not_fit_comes_with_what_would(
+    tiny_llama_path: Path, settings: Settings, available: Enough
+) -> None:
+    name = str(tiny_llama_path)
+    context = look_up(name, settings, 0, 0).card.context_length
+    available(total(name, settings, context, 40))
+    assert plan(name, settings, context, 40)[1]
+    report, fits = plan(name, settings, context, 41)
+    assert not fits and "does not fit" in report
+    assert f"--users 40: the most at once with {context} tokens" in report
+
+
+def test_a_shorter_context_is_offered(
+    tiny_llama_path: Path, settings: Settings, available: Enough
+) -> None:
+    name = str(tiny_llama_path)
+    limit = look_up(name, settings, 0, 0).card.context_length
+    available(total(name, settings, limit, 1000) - 1)
+    report, fits = plan(name, settings, limit, 1000)
+    assert not fits
+    offered = [line for line in report.splitlines() if "--users" in line]
+    assert len(offered) == 1 and int(offered[0].split()[1].rstrip(":")) < 1000
+
+
+def test_nothing_fits_on_nothing(
+    tiny_llama_path: Path, settings: Settings, available: Enough
+) -> None:
+    available(1000)
+    report, fits = plan(str(tiny_llama_path), settings, 16, 1)
+    assert not fits and "smaller model" in report
+
+
+def test_without_users_it_is_what_serving_chooses(
+    tiny_llama_path: Path, settings: Settings, available: Enough
+) -> None:
+    from pagemill.runtime import open_as_asked, plan_for
+
+    available(1 << 34)
+    report, fits = plan(str(tiny_llama_path), settings, 0, 0)
+    chosen = plan_for(
+        settings.engine, open_as_asked(settings.engine, tiny_llama_path), str(tiny_llama_path)
+    )
+    assert fits and f"{chosen.num_pages:,} pages" in report
+    assert f"steps of {chosen.max_num_batched_tokens} tokens" in report
+
+
+@pytest.mark.parametrize(
+    ("context", "users", "words"),
+    [(1 << 20, 1, "--ctx is 1048576"), (16, 2000, "--users is 2000; it must be in 1..1024")],
+)
+def test_what_cannot_be_asked_is_refused(
+    tiny_llama_path: Path, settings: Settings, context: int, users: int, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        plan(str(tiny_llama_path), settings, context, users)
+
+
+def test_a_path_with_nothing_there(settings: Settings) -> None:
+    with pytest.raises(UnknownModel, match=r"no file or folder \./nowhere\.gguf"):
+        plan("./nowhere.gguf", settings, 0, 0)

@@ -1,0 +1,104 @@
+"""The outline of a network: what it says is what the native kernels then take."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pagemill import models
+from pagemill.footprint import footprint_of
+from pagemill.ops.interface import Step
+from pagemill.weights.load import Checkpoint, open_model
+from pagemill.weights.precision import Precision
+
+cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = [GOLDEN / "tiny_llama.gguf", *sorted(GOLDEN.glob("*/model.gguf"))]
+FOLDERS = [path.parent for path in sorted(GOLDEN.glob("encoders/*/config.json"))]
+PAGE_SIZE, TOKENS, SAMPLED = 16, 12, 3
+ROUNDING = 4096 + 64 * 100  # a page at the end, and a cache line for each buffer
+
+
+def step() -> Step:
+    """One sequence, some of its tokens sampled."""
+    positions = np.arange(TOKENS, dtype=np.int32)
+    return Step(
+        token_ids=np.arange(TOKENS, dtype=np.int32) % 7,
+        positions=positions,
+        slots=positions,
+        row_starts=np.array([0, TOKENS], np.int32),
+        kv_lens=np.array([TOKENS], np.int32),
+        page_table=np.zeros((1, 1), np.int32),
+        out_rows=np.arange(SAMPLED, dtype=np.int32),
+        page_size=PAGE_SIZE,
+        token_types=np.zeros(TOKENS, np.int32),
+    )
+
+
+class Counting(cpu.CpuOps):  # type: ignore[misc, name-defined]
+    """The real backend, which remembers the sizes of its matrices."""
+
+    weights_bytes = 0
+
+    def upload(self, weight: object, table: bool = False) -> object:
+        matrix = super().upload(weight, table)
+        self.weights_bytes += matrix.bytes
+        return matrix
+
+    def vector(self, values: object) -> object:
+        self.weights_bytes += 4 * len(values)  # type: ignore[arg-type]
+        return super().vector(values)
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *FOLDERS], ids=lambda path: f"{path.parent.name}-{path.name}"
+)
+def test_it_says_what_the_network_takes(path: Path) -> None:
+    footprint = footprint_of(open_model(path, models), "cpu")
+    assert footprint is not None and footprint.exact
+    checkpoint = open_model(path, models)
+    ops = Counting()
+    model = models.build(checkpoint.card, ops, checkpoint.source)
+    assert footprint.weights_bytes == ops.weights_bytes
+
+    kv = model.new_kv(4, PAGE_SIZE)
+    if footprint.kv_token_bytes:
+        assert kv.nbytes == 4 * PAGE_SIZE * footprint.kv_token_bytes + 4096
+    run = ops.compile(model)
+    sampled = len(run(step(), kv))
+    planned = footprint.token_bytes * TOKENS + footprint.sampled_bytes * sampled
+    taken = run.recording.program.arena_bytes
+    assert planned <= taken <= planned + ROUNDING
+
+
+def test_formats_without_a_kernel_count_what_they_become() -> None:
+    checkpoint = open_model(GOLDEN / "tiny_llama.gguf", models, Precision(quantization="fp8"))
+    footprint = footprint_of(checkpoint, "cpu")
+    assert footprint is not None
+    kept = {weights.format: weights for weights in footprint.weights}
+    assert kept["FP8"].kept_as == "Q8_0"
+    assert kept["FP8"].kept_bytes > kept["FP8"].stored_bytes
+
+
+def test_nothing_of_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_model(GOLDEN / "tiny_llama.gguf", models)
+    touched: list[str] = []
+    monkeypatch.setattr("pagemill.weights.stored.Plain.read", lambda *_: touched.append("read"))
+    assert footprint_of(checkpoint, "cpu") is not None
+    assert not touched
+
+
+def test_a_network_is_whole_before_it_is_planned(checkpoint_without: Checkpoint) -> None:
+    from pagemill.errors import BadModelFile
+
+    with pytest.raises(BadModelFile, match="output_norm"):
+        footprint_of(checkpoint_without, "cpu")
+
+
+@pytest.fixture
+def checkpoint_without() -> Checkpoint:
+    """A file that lacks a tensor."""
+    checkpoint = open_model(GOLDEN / "tiny_llama.gguf", models)
+    del checkpoint.source._tensors["output_norm.weight"]  # type: ignore[attr-defined]
+    return checkpoint
