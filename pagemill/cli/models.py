@@ -11,6 +11,7 @@ from pagemill.errors import InvalidRequest, UnknownModel
 
 if TYPE_CHECKING:
     from pagemill.config import Settings
+    from pagemill.hub.remotes import Remotes
     from pagemill.hub.store import Store, StoredModel
 
 
@@ -38,14 +39,9 @@ def pull(name: str, settings: Settings) -> StoredModel:
     from pagemill.cli.progress import byte_progress
     from pagemill.hub.download import pull as download
     from pagemill.hub.names import Name
-    from pagemill.hub.remotes import Remotes
     from pagemill.machine import this_machine
 
-    hub = settings.hub
-    mirror = Path(hub.mirror).expanduser() if hub.mirror else None
-    remotes = Remotes(
-        hub.index_url, hub.hf_endpoint, hub.hf_token, mirror=mirror, offline=hub.offline
-    )
+    remotes = remotes_of(settings)
     with byte_progress() as report:
         return download(
             Name.parse(name),
@@ -54,6 +50,15 @@ def pull(name: str, settings: Settings) -> StoredModel:
             progress=report,
             memory=this_machine().available_bytes,
         )
+
+
+def remotes_of(settings: Settings) -> Remotes:
+    """The places that the settings name."""
+    from pagemill.hub.remotes import Remotes
+
+    hub = settings.hub
+    mirror = Path(hub.mirror).expanduser() if hub.mirror else None
+    return Remotes(hub.index_url, hub.hf_endpoint, hub.hf_token, mirror=mirror, offline=hub.offline)
 
 
 def at_revision(names: Sequence[str], revision: str) -> list[str]:

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagemill.cli import text
-from pagemill.cli.models import required
-from pagemill.engine.plan import MAX_NUM_SEQS, SMALLEST_USEFUL_LEN, estimate
+from pagemill.cli.models import is_file, local, remotes_of, required
+from pagemill.engine.plan import (
+    ENGINE_BYTES,
+    MAX_NUM_SEQS,
+    SERVER_BYTES,
+    SMALLEST_USEFUL_LEN,
+    estimate,
+)
 from pagemill.engine.plan import plan as resolve
-from pagemill.errors import ConfigError
+from pagemill.errors import BadModelFile, ConfigError, DownloadError
 from pagemill.types import EnginePlan, Footprint, Machine, ModelCard
 
 if TYPE_CHECKING:
     from pagemill.config import EngineConfig, Settings
 
+_HEADER_BYTES = (4 << 20, 32 << 20, 128 << 20)  # of GGUF files, whose vocabulary comes first
 _BOUNDLESS = 1 << 60  # a machine on which everything fits, to learn what it would take
+
+
+class _OnlySize(Exception):
+    """No more is known of a model than the size of its files, and why."""
+
+    def __init__(self, size: int, why: str) -> None:
+        super().__init__(why)
+        self.size, self.why = size, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +70,10 @@ def plan(name: str, settings: Settings, context: int, users: int) -> tuple[str, 
     from pagemill.machine import this_machine
 
     machine = this_machine()
-    planned = look_up(name, settings, context, users)
+    try:
+        planned = look_up(name, settings, context, users)
+    except _OnlySize as known:
+        return _estimate_report(name, known, machine)
     if not planned.config.threads:
         planned = replace(planned, config=replace(planned.config, threads=machine.cores))
     made = planned.plan(
@@ -72,23 +91,71 @@ def plan(name: str, settings: Settings, context: int, users: int) -> tuple[str, 
 
 def look_up(name: str, settings: Settings, context: int, users: int) -> Planned:
     """Read the model's header. ConfigError for what it cannot do at all."""
-    from pagemill.footprint import footprint_of
-    from pagemill.runtime import open_as_asked, with_backend
+    from pagemill.runtime import with_backend
 
     if users and not 1 <= users <= MAX_NUM_SEQS:
         raise ConfigError(f"--users is {users}; it must be in 1..{MAX_NUM_SEQS}", param="users")
     config = with_backend(settings.engine)
-    stored = required(name, settings)
-    checkpoint = open_as_asked(config, stored.path)
-    card = checkpoint.card
+    stored = local(name, settings)
+    if stored is not None or is_file(name):
+        card, footprint = _read(config, required(name, settings).path)
+    else:
+        card, footprint = _ask(name, config, settings)
     if context and not 1 <= context <= card.context_length:
         raise ConfigError(
             f"--ctx is {context}; the model takes 1 to {card.context_length} tokens", param="ctx"
         )
     if context or users:
         context, users = context or card.context_length, users or 1
-    footprint = footprint_of(checkpoint, config.backend) or estimate(card, config.backend)
     return Planned(name, card, footprint, config, context, users)
+
+
+def _read(config: EngineConfig, path: Path) -> tuple[ModelCard, Footprint]:
+    from pagemill.footprint import footprint_of
+    from pagemill.runtime import open_as_asked
+
+    checkpoint = open_as_asked(config, path)
+    card = checkpoint.card
+    return card, footprint_of(checkpoint, config.backend) or estimate(card, config.backend)
+
+
+def _ask(name: str, config: EngineConfig, settings: Settings) -> tuple[ModelCard, Footprint]:
+    """Of a model that is not here: from headers in its repository. _OnlySize for one of the
+    catalogue whose header cannot be had alone."""
+    from pagemill.hub.headers import headers, listed
+    from pagemill.hub.names import Name
+    from pagemill.machine import this_machine
+
+    wanted, memory = Name.parse(name), this_machine().available_bytes
+    try:
+        for header_bytes in _HEADER_BYTES:
+            with headers(wanted, remotes_of(settings), header_bytes, memory=memory) as path:
+                try:
+                    return _read(config, path)
+                except BadModelFile:  # perhaps a longer header
+                    if header_bytes == _HEADER_BYTES[-1]:
+                        raise
+    except DownloadError as error:
+        if wanted.kind == "hub":
+            raise
+        raise _OnlySize(listed(wanted).size, error.message) from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _estimate_report(name: str, known: _OnlySize, machine: Machine) -> tuple[str, bool]:
+    """What can be said of a model whose header is inside of what would be downloaded."""
+    least = known.size + ENGINE_BYTES + SERVER_BYTES
+    rows = [
+        ("weights", known.size, "estimated: the size of its file"),
+        ("processes", ENGINE_BYTES + SERVER_BYTES, "engine and server, and what its words add"),
+        ("at least", least, "estimated: a cache and workspace come on top"),
+        ("available", machine.available_bytes, f"of {text.size(machine.memory_bytes)}"),
+    ]
+    lines = [f"{name}: not on this machine, and its header could not be read alone ({known.why})"]
+    lines += [f"  {label:<9} {text.size(size):>9}  {why}" for label, size, why in rows]
+    fits = least <= machine.available_bytes
+    end = f"`pagemill pull {name}`, then plan again." if fits else "It does not fit."
+    return "\n".join([*lines, "", end]), fits
 
 
 def memory_lines(card: ModelCard, footprint: Footprint, plan: EnginePlan) -> list[str]:

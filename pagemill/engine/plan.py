@@ -23,7 +23,7 @@ KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody as
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
 
 # Measured (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
-ENGINE_BYTES, SERVER_BYTES, TOKEN_BYTES = 31 << 20, 42 << 20, 600
+ENGINE_BYTES, SERVER_BYTES, TOKEN_BYTES = 31 << 20, 42 << 20, 680
 FIRST_POSITIONS = 2048  # rows of a rotary table, which doubles from there
 
 
@@ -83,6 +83,7 @@ def plan(
 
     def workspace(model_len: int) -> int:
         step_tokens = max(batched, model_len) if card.pooling else batched
+        step_tokens = min(step_tokens, max_num_seqs * model_len)
         return workspace_bytes(footprint, step_tokens, max_num_seqs, threads, model_len)
 
     # A pooled row is gone after its step, so the pages of one step are enough.

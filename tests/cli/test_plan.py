@@ -1,6 +1,7 @@
 """`pagemill plan`: what a model would take, and the ways out where that is too much."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from pagemill.cli.plan import look_up, plan
 from pagemill.config import Settings
 from pagemill.errors import ConfigError, UnknownModel
 from pagemill.types import Machine
+from tests.hub.fake import Fake, serving
+from tests.hub.hf import offer
 
 Enough = Callable[[int], None]
 
@@ -105,3 +108,28 @@ def test_what_cannot_be_asked_is_refused(
 def test_a_path_with_nothing_there(settings: Settings) -> None:
     with pytest.raises(UnknownModel, match=r"no file or folder \./nowhere\.gguf"):
         plan("./nowhere.gguf", settings, 0, 0)
+
+
+def test_a_repository_is_planned_before_it_is_pulled(
+    settings: Settings, available: Enough, tiny_llama_path: Path
+) -> None:
+    available(1 << 34)
+    with serving(Fake()) as hub:
+        offer(hub, {"model-F32.gguf": tiny_llama_path.read_bytes()})
+        asked = replace(settings, hub=replace(settings.hub, hf_endpoint=hub.url))
+        report, fits = plan("org/repo:F32", asked, 64, 3)
+    here, _ = plan(str(tiny_llama_path), settings, 64, 3)
+    assert fits
+    assert [line for line in report.splitlines() if line.startswith("  ")] == [
+        line for line in here.splitlines() if line.startswith("  ")
+    ]
+
+
+def test_a_catalogue_entry_without_a_header_is_estimated(
+    settings: Settings, available: Enough
+) -> None:
+    available(1 << 34)
+    report, fits = plan("smollm2", settings, 0, 0)
+    assert fits and "98 MB  estimated" in report and "pagemill pull smollm2" in report
+    available(100_000_000)
+    assert not plan("smollm2", settings, 0, 0)[1]

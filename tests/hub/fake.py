@@ -65,14 +65,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def first_byte(self) -> int:
         value = self.headers.get("Range", "")
-        return int(value[6:-1]) if value and self.fake.ranges else 0
+        return int(value[6:].split("-")[0]) if value and self.fake.ranges else 0
+
+    def last_byte(self, size: int) -> int:
+        value = self.headers.get("Range", "").partition("-")[2]
+        return min(int(value), size - 1) if value and self.fake.ranges else size - 1
 
     def serve(self, kind: str, body: bytes, *, cut: int | None = None, slow_s: float = 0) -> None:
         """The body from the asked byte on; with `cut`, the connection breaks after so many."""
-        start = self.first_byte()
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        start, size = self.first_byte(), len(body)
+        body = body[: self.last_byte(size) + 1]
+        self.send_response(206 if start or len(body) < size else 200)
+        if start or len(body) < size:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{size}")
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
