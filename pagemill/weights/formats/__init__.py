@@ -41,6 +41,11 @@ class PackingFormat(Format, Protocol):
 class NotInGGUF(Format, Protocol):
     """A format that no GGUF file has, and that kernels need not know."""
 
+    @property
+    def NEAR(self) -> str:
+        """The nearest format that GGUF has."""
+        ...
+
     def as_gguf(self, raw: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
         """Rows as the nearest format that GGUF has: its name, and (rows, bytes per row) in it."""
         ...
@@ -94,3 +99,11 @@ def bytes_per_row(name: str, k: int) -> int:
     if k % form.BLOCK_SIZE:
         raise ValueError(f"a row of {k} elements is not whole {name} blocks of {form.BLOCK_SIZE}")
     return k // form.BLOCK_SIZE * form.BLOCK_BYTES
+
+
+def most_bytes_per_row(name: str, k: int) -> int:
+    """The same, or what the row takes as the nearest format that GGUF has, if that is more."""
+    forms = [name]
+    if name in _NOT_IN_GGUF:
+        forms.append(cast(NotInGGUF, get(name)).NEAR)
+    return max(bytes_per_row(form, k) for form in forms)

@@ -17,6 +17,7 @@ from pagemill.weights.formats.blocks import Bytes, Float32, pack_rows, repack, s
 NAME: Final = "FP8"
 BLOCK_SIZE: Final = 32
 BLOCK_BYTES: Final = 36
+NEAR: Final = "Q8_0"  # what as_gguf gives
 LARGEST: Final = 448.0
 _LEAST_EXPONENT = -6
 
@@ -77,4 +78,4 @@ def nearest(values: Float32) -> Bytes:
 
 def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
     """The nearest that GGUF has: Q8_0."""
-    return q8_0.NAME, repack(raw, unpack, q8_0.pack)
+    return NEAR, repack(raw, unpack, q8_0.pack)

@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 
-from pagemill.weights.formats import q4_1
 from pagemill.weights.formats.blocks import (
     Bytes,
     Float32,
@@ -23,6 +22,7 @@ from pagemill.weights.formats.blocks import (
 NAME: Final = "INT4"
 BLOCK_SIZE: Final = 32
 BLOCK_BYTES: Final = 21
+NEAR: Final = "Q4_1"  # what as_gguf gives
 
 
 def unpack(raw: Bytes) -> Float32:
@@ -48,4 +48,4 @@ def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
     scales = single(blocks, 0)
     least = -blocks[:, 4:5].astype(np.float32) * scales
     packed = np.concatenate([half_bytes(scales), half_bytes(least), blocks[:, 5:]], axis=1)
-    return q4_1.NAME, packed.reshape(len(raw), -1)
+    return NEAR, packed.reshape(len(raw), -1)

@@ -17,6 +17,7 @@ from pagemill.weights.formats.blocks import Bytes, Float32, repack, single, unpa
 NAME: Final = "INT8"
 BLOCK_SIZE: Final = 32
 BLOCK_BYTES: Final = 38
+NEAR: Final = "Q8_0"  # what as_gguf gives
 MIDDLE: Final = 128  # the zero point that makes signed bytes of the numbers
 
 
@@ -46,7 +47,7 @@ def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
     rounded to half precision."""
     blocks = np.ascontiguousarray(raw).reshape(-1, BLOCK_BYTES)
     if not (_zeros(blocks) == MIDDLE).all():
-        return q8_0.NAME, repack(raw, unpack, q8_0.pack)
+        return NEAR, repack(raw, unpack, q8_0.pack)
     signed = blocks[:, 6:] ^ np.uint8(MIDDLE)  # as two's complement
     scales = single(blocks, 0).reshape(len(raw), -1)
-    return q8_0.NAME, q8_0.from_parts(signed.reshape(len(raw), -1), scales)
+    return NEAR, q8_0.from_parts(signed.reshape(len(raw), -1), scales)

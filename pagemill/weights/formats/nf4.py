@@ -24,6 +24,7 @@ from pagemill.weights.formats.blocks import (
 NAME: Final = "NF4"
 BLOCK_SIZE: Final = 32
 BLOCK_BYTES: Final = 20
+NEAR: Final = "Q8_0"  # what as_gguf gives
 TABLE: Final = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
     -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
@@ -51,4 +52,4 @@ def from_parts(quants: Bytes, scales: Float32) -> Bytes:
 
 def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
     """The nearest that GGUF has: Q8_0."""
-    return q8_0.NAME, repack(raw, unpack, q8_0.pack)
+    return NEAR, repack(raw, unpack, q8_0.pack)

@@ -78,7 +78,8 @@ class Tensors:
 
     def raw(self, name: str, shape: Shape, *dtypes: str) -> NDArray[np.uint8]:
         """The bytes of a tensor with one byte for each element."""
-        return self._folder.data(name).reshape(self.check(name, shape, *dtypes))
+        found = self.check(name, shape, *dtypes)
+        return self._folder.data(name).reshape(found)
 
     def reals(self, name: str, shape: Shape, *more: str) -> Float32:
         """A tensor of real numbers, in single precision. All must be finite."""
@@ -102,9 +103,9 @@ class Made:
 
     @property
     def nbytes(self) -> int:
-        rows = math.prod(self.shape[:-1])
-        form = formats.get(self.format)
-        return -(-rows * self.shape[-1] // form.BLOCK_SIZE) * form.BLOCK_BYTES
+        """At most: some backends keep the nearest format of GGUF's."""
+        rows, inputs = math.prod(self.shape[:-1]), self.shape[-1]
+        return rows * formats.most_bytes_per_row(self.format, inputs)
 
     def read(self, expert: int | None = None) -> Rows:
         return self.make(expert)
