@@ -142,12 +142,7 @@ class TensorSource:
 
     def _values(self, name: str, size: int) -> Float32:
         """All elements of a small tensor, in order."""
-        name, tensor = self._take(name)
-        if math.prod(tensor.shape) != size:
-            raise BadModelFile(
-                f"{self._name}: tensor {show(tensor.name)} has shape {tensor.shape}, "
-                f"not {size} elements"
-            )
+        name, tensor = self._sized(name, size)
         form, rows = tensor.read()
         if form not in formats.names():
             raise Unsupported(
@@ -156,6 +151,15 @@ class TensorSource:
             )
         values: Float32 = formats.get(form).unpack(rows.reshape(1, -1))[0]
         return self._ordered(name, values)
+
+    def _sized(self, name: str, size: int) -> tuple[str, Stored]:
+        name, tensor = self._take(name)
+        if math.prod(tensor.shape) != size:
+            raise BadModelFile(
+                f"{self._name}: tensor {show(tensor.name)} has shape {tensor.shape}, "
+                f"not {size} elements"
+            )
+        return name, tensor
 
     def _ordered(self, name: str, rows: NDArray[_Item]) -> NDArray[_Item]:
         """In the order that networks expect: "blk.3.attn_q.weight" and its bias as "attn_q"."""
@@ -172,7 +176,7 @@ class _OutlineSource(TensorSource):
         self._row_orders = {}  # orders copy
 
     def _values(self, name: str, size: int) -> Float32:
-        self._take(name)
+        self._sized(name, size)
         return np.ones(size, np.float32)
 
 
@@ -204,5 +208,10 @@ class _Outline:
 
     def read(self, expert: int | None = None) -> Rows:
         rows = math.prod(self.shape[:-1] if expert is None else self.shape[1:-1])
-        row_bytes = formats.bytes_per_row(self.format, self.shape[-1])
+        row_bytes = self.nbytes // max(1, math.prod(self.shape[:-1]))
+        if self.format in formats.names():  # of a quantized folder not what the file has
+            try:
+                row_bytes = formats.bytes_per_row(self.format, self.shape[-1])
+            except ValueError as error:
+                raise BadModelFile(f"tensor {show(self.name)}: {error}") from None
         return self.format, np.broadcast_to(np.uint8(0), (rows, row_bytes))

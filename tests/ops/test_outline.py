@@ -1,11 +1,13 @@
 """The outline of a network: what it says is what the native kernels then take."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pagemill import models
+from pagemill.errors import BadModelFile, Unsupported
 from pagemill.footprint import footprint_of
 from pagemill.ops.interface import Step
 from pagemill.weights.load import Checkpoint, open_model
@@ -81,6 +83,15 @@ def test_formats_without_a_kernel_count_what_they_become() -> None:
     assert kept["FP8"].kept_bytes > kept["FP8"].stored_bytes
 
 
+def test_a_format_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_model(GOLDEN / "tiny_llama.gguf", models)
+    embedding = checkpoint.source._tensors["token_embd.weight"]
+    strange = replace(embedding, format="F64")  # type: ignore[type-var]
+    monkeypatch.setitem(checkpoint.source._tensors, "token_embd.weight", strange)  # type: ignore[arg-type]
+    with pytest.raises(Unsupported, match="no kernel for F64"):
+        footprint_of(checkpoint, "cpu")
+
+
 def test_nothing_of_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_model(GOLDEN / "tiny_llama.gguf", models)
     touched: list[str] = []
@@ -90,8 +101,6 @@ def test_nothing_of_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_network_is_whole_before_it_is_planned(checkpoint_without: Checkpoint) -> None:
-    from pagemill.errors import BadModelFile
-
     with pytest.raises(BadModelFile, match="output_norm"):
         footprint_of(checkpoint_without, "cpu")
 

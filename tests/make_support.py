@@ -1,0 +1,107 @@
+"""Writes docs/support.md from the sources: `python -m tests.make_support`.
+
+What is listed is what modules and golden files say; tests/test_support.py fails when the page is
+another than this program writes. Needs the native kernels.
+"""
+
+import importlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pagemill import _native, models
+from pagemill.checkpoint import Family
+from pagemill.text.kinds import KINDS
+from pagemill.weights import formats
+
+PAGE = Path(__file__).parents[1] / "docs" / "support.md"
+GOLDEN = Path(__file__).parent / "golden"
+ROWS, INPUTS = 512, 4096  # of a matrix whose size in memory is stated
+EXACT = "as stored"
+_COLUMNS = ("format", "as read, bits", "on cpu", "in memory, bits", "can be written")
+
+
+def page() -> str:
+    """The whole page."""
+    networks = _table(("GGUF name", "classes of config.json", "gives", "tested"), _networks())
+    weights = _table(_COLUMNS, _formats())
+    return f"""\
+# What is supported
+
+Written by `python -m tests.make_support` from the sources and from the golden files of the tests.
+
+## Networks
+
+"Tested" names the kinds of files from which tiny random networks gave the numbers that
+transformers computed, on both backends. The others are read by the same code.
+
+{networks}
+
+## Weights
+
+The reference backend computes with all of them, exactly. "On cpu" is how the kernels keep a
+matrix, of the nearest format where there is no kernel for what a quantized folder has, and then the
+bits that an element takes in memory, padding included: what `pagemill plan` counts.
+[formats.md](formats.md) says what each format means.
+
+{weights}
+
+## Tokenizers
+
+Vocabularies of GGUF files, by `tokenizer.ggml.model`: {", ".join(sorted(KINDS))}. Folders: what
+[models.md](models.md) lists.
+"""
+
+
+def _networks() -> Iterator[Sequence[str]]:
+    tested = _tested()
+    for architecture in models.architectures():
+        families: Sequence[Family] = importlib.import_module(
+            f"pagemill.models.{architecture}"
+        ).FAMILIES
+        for family in families:
+            for name in family.classes:
+                gives = {"": "text", "rank": "scores"}.get(family.pooling, "vectors")
+                yield f"`{family.name}`", name, gives, ", ".join(sorted(tested[name]))
+
+
+def _tested() -> dict[str, set[str]]:
+    """Class of config.json -> the kinds of golden files of it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for config in [*GOLDEN.glob("*/config.json"), *GOLDEN.glob("encoders/*/config.json")]:
+        for name in json.loads(config.read_text("utf-8")).get("architectures", ()):
+            if (config.parent / "model.gguf").exists():
+                found[name].add("GGUF")
+            if (config.parent / "model.safetensors").exists():
+                found[name].add("safetensors")
+    return found
+
+
+def _formats() -> Iterator[Sequence[str]]:
+    kernels = _native.matrix_formats()
+    for name in formats.names():
+        stored = _bits(formats.bytes_per_row(name, INPUTS) * ROWS)
+        raw = np.zeros((1, formats.bytes_per_row(name, INPUTS)), np.uint8)
+        kept = name if name in kernels else formats.as_gguf(name, raw)[0]
+        written = "yes" if name in formats.packing_names() else ""
+        if kept in kernels:
+            size = _bits(_native.packed_bytes(kept, ROWS, INPUTS))
+            yield name, stored, EXACT if kept == name else f"nearest: {kept}", size, written
+        else:
+            yield name, stored, "no kernel: refused", "", written
+
+
+def _bits(size: int) -> str:
+    return f"{8 * size / (ROWS * INPUTS):.2f}".rstrip("0").rstrip(".")
+
+
+def _table(header: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
