@@ -22,7 +22,7 @@ TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes t
 KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
 
-# Fitted to measurements (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
+# Fitted (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
 ENGINE_BYTES, SERVER_BYTES, TOKEN_BYTES = 31 << 20, 42 << 20, 680
 FIRST_POSITIONS = 2048  # rows of a rotary table, which doubles from there
 
