@@ -106,8 +106,10 @@ class Serving:
         return sorted(found)
 
     def engines(self) -> list[int]:
-        """Pids of its engine processes."""
-        return [pid for pid in self.tree() if pid != self.pid]
+        """Pids of its engine processes. A child that still bears the server's own command is none
+        yet: the server waits for it to become one, so it must not be stopped."""
+        own = _command(self.pid)
+        return [pid for pid in self.tree() if pid != self.pid and _command(pid) != own]
 
     def engine(self) -> int:
         """The pid of its only engine."""
@@ -235,6 +237,14 @@ class Stream:
         for choice in record["choices"]:
             self.text += choice["text"]
             self.finish = choice["finish_reason"] or self.finish
+
+
+def _command(pid: int) -> bytes:
+    """The command line of a process; nothing when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 async def answers(server: Serving, bodies: Sequence[Body]) -> list[Stream]:
