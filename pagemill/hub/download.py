@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagemill.errors import DownloadError, InvalidRequest, NotFound, PagemillError, UnknownModel
@@ -233,12 +234,15 @@ class _Pull:
         if blob is None or not blob.exists():
             return False
         self._report("verifying", target, target.size, target.size)
-        found = file_sha256(blob)
-        if found != wanted.sha256:
-            blob.unlink()
+        try:
+            found = file_sha256(blob)
+            if found != wanted.sha256:
+                blob.unlink(missing_ok=True)
+                return False
+            # A source that is wrong about a sound blob must not cost its other users the blob.
+            self._whole[wanted.key] = check_file(wanted, blob, found)
+        except FileNotFoundError:  # the last model that needed it was removed just now
             return False
-        # A source that is wrong about a sound blob must not cost its other users the blob.
-        self._whole[wanted.key] = check_file(wanted, blob, found)
         self._store.clear_partial(wanted.key)
         return True
 
@@ -264,7 +268,7 @@ class _Pull:
                     resumed = False
             blob = self._store.blob_path(found)
             # Others may be tied to the blob that is there: it stays, if it is what it should be.
-            if not (has(blob, wanted.size) and file_sha256(blob) == found):
+            if not (has(blob, wanted.size) and _hashes_to(blob, found)):
                 self._store.publish(found, collected)
             self._whole[wanted.key] = found
             self._store.clear_partial(wanted.key)
@@ -320,6 +324,14 @@ class _Pull:
             return
         self._last = (status, now)
         self._progress(PullProgress(status, f"sha256:{target.digest}", total, completed))
+
+
+def _hashes_to(blob: Path, digest: str) -> bool:
+    """Whether a blob holds what its name says; False also when it is removed meanwhile."""
+    try:
+        return file_sha256(blob) == digest
+    except FileNotFoundError:
+        return False
 
 
 def _listed(name: Name, catalogue: Catalogue) -> _Target:

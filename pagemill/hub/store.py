@@ -275,7 +275,8 @@ class Store:
             touched.add(place.parent)
             # A name may still lead to bytes that were found damaged, and were replaced since.
             if not (has(place, file.size) and os.path.samefile(blob, place)):
-                link_over(blob, place, self.partial_path(file.sha256, ".link"))
+                # No partial file of the blob, which whoever writes that blob may clear meanwhile.
+                link_over(blob, place, self._inside("partial", f"link-{file.sha256}"))
         for folder in touched:
             sync_folder(folder)
 
