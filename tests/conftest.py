@@ -34,3 +34,12 @@ def published_templates() -> Path:
     if not given:
         pytest.skip("PAGEMILL_TEST_TEMPLATES names no folder; `.ci/run` shows where to get one")
     return Path(given)
+
+
+@pytest.fixture(scope="session")
+def published_vocabularies() -> Path:
+    """A folder of vocabularies that models were published with: PAGEMILL_TEST_VOCABULARIES."""
+    given = os.environ.get("PAGEMILL_TEST_VOCABULARIES")
+    if not given:
+        pytest.skip("PAGEMILL_TEST_VOCABULARIES names no folder; `.ci/run` shows where to get one")
+    return Path(given)

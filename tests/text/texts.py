@@ -1,5 +1,9 @@
 """Texts that tokenizers get wrong."""
 
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
 TEXTS = (
     "",
     " ",
@@ -76,3 +80,9 @@ TEXTS = (
     "zero\u200bwidth",
     "the quick brown fox jumps over the lazy dog",
 )
+
+
+def hash_of(rows: Iterable[Sequence[int]]) -> str:
+    """What ids are compared by where they are too many to keep."""
+    data = json.dumps([list(row) for row in rows], separators=(",", ":"))
+    return hashlib.sha256(data.encode()).hexdigest()[:16]
