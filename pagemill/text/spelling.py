@@ -63,6 +63,13 @@ def word_starts_marked(token: str) -> bytes:
     return plain(token.replace(BLANK, " ", 1) if token.startswith(BLANK) else token)
 
 
+def word_rests_marked(token: str, prefix: str | None) -> bytes:
+    """A word's first token is written as it is, the others after `prefix`."""
+    if prefix and token.startswith(prefix):
+        return plain(token[len(prefix) :])
+    return plain(f" {token}")
+
+
 def plain(token: str) -> bytes:
     """The token is its text."""
     return token.encode("utf-8", "replace")

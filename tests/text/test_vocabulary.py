@@ -1,5 +1,7 @@
 """Token lists that nobody vouches for."""
 
+import time
+from array import array
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from pagemill.errors import BadModelFile, Unsupported
 from pagemill.text import gguf_keys
 from pagemill.text.kinds import bpe, read_vocabulary
 from pagemill.text.spelling import byte_alphabet
+from pagemill.weights.cursor import StringArray
 from tests.text.vocabularies import SPECIAL, metadata, tokenizer
 
 TOKENS: list[str] = metadata()["tokenizer.ggml.tokens"]
@@ -45,6 +48,30 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 def test_nonsense_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(BadModelFile, match=says):
         read_vocabulary(metadata(**changes))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        (["a" * (1 << 25)], "a token has 33554432 characters, the limit is 4096"),
+        ([""] * 10_000_000, "tokens: has 10000000 items, the limit is 1048576"),
+        ([""] * (1 << 20), "item 0 is empty"),
+    ],
+    ids=["32 MiB", "ten million", "a million"],
+)
+def test_size_takes_no_time(tokens: list[str], says: str) -> None:
+    start = time.thread_time()
+    with pytest.raises(BadModelFile, match=says):
+        read_vocabulary(metadata(tokens=tokens))
+    assert time.thread_time() - start < 1
+
+
+def test_tokens_that_are_not_utf8() -> None:
+    data = [b"a", b"\xff"]
+    raw = b"".join(len(item).to_bytes(8, "little") + item for item in data) + bytes(8)
+    tokens = StringArray(raw, array("q", [8, 17, 26]), "tokens")
+    with pytest.raises(BadModelFile, match="tokens: item 1 is not UTF-8 at its byte 0"):
+        read_vocabulary(metadata(tokens=tokens))
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,11 @@
 """WordPiece, `bert`: words are cut at blanks and punctuation, and each into its longest pieces.
 
-Owns what it makes of the keys tokenizer.ggml.*.
+Owns what it makes of the keys tokenizer.ggml.*, and the encoder.
 """
 
 from tokenizers import models, normalizers, pre_tokenizers
 
-from pagemill.text.encoder import Encoder, Normalize, at_pieces
+from pagemill.text.encoder import Encoder, at_pieces
 from pagemill.text.frames import Frame, part
 from pagemill.text.gguf_keys import Keys, bad
 from pagemill.text.spelling import BLANK, word_starts_marked
@@ -26,42 +26,47 @@ def read(keys: Keys) -> Vocabulary:
         raise bad("unknown_token_id", "is missing")
     added = tokens.kinds.added
     ids = {_piece(text): i for i, text in enumerate(tokens.tokens) if i not in added}
-    ids[tokens.tokens[unknown]] = unknown
-    model = models.WordPiece(
-        vocab=ids,
-        unk_token=tokens.tokens[unknown],
-        max_input_chars_per_word=_MAX_WORD_CHARS,
-    )
-    before, after = part(cls), part(sep)
-    words = pre_tokenizers.BertPreTokenizer()
+    lower = keys.value("normalizer.lowercase", bool, True)
+    strip = keys.value("normalizer.strip_accents", bool, lower)
+    normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=strip)
     return Vocabulary(
         tokens=tokens.tokens,
-        encoder=Encoder(
-            model,
-            head=words,
-            rest=words,
-            normalize=_normalize(keys),
-            border=at_pieces(r"(?<=\S)(?=\s)"),
-        ),
+        encoder=word_encoder(ids, (tokens.tokens[unknown], unknown), normalizer),
         spelling=word_starts_marked,
         kinds=tokens.kinds,
         bos_id=tokens.bos_id,
         eos_ids=tokens.eos_ids,
-        frame=Frame(before, after, (before, after, part(sep, type_id=1)), types=(0, 1)),
+        frame=sentence_pair(cls, sep),
         leading_blank=True,
     )
 
 
-def _piece(token: str) -> str:
-    return token[1:] if token.startswith(BLANK) else f"##{token}"
-
-
-def _normalize(keys: Keys) -> Normalize:
-    lower = keys.value("normalizer.lowercase", bool, True)
-    strip = keys.value("normalizer.strip_accents", bool, lower)
-    normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=strip)
+def word_encoder(
+    ids: dict[str, int], unknown: tuple[str, int], normalizer: normalizers.Normalizer
+) -> Encoder:
+    """Of tokens as the library writes them. `unknown` is what words become that have no pieces."""
+    text, token_id = unknown
+    words = pre_tokenizers.BertPreTokenizer()
 
     def normalize(text: str, begins: bool) -> str:
         return normalizer.normalize_str(text)
 
-    return normalize
+    return Encoder(
+        models.WordPiece(
+            vocab=ids | {text: token_id}, unk_token=text, max_input_chars_per_word=_MAX_WORD_CHARS
+        ),
+        head=words,
+        rest=words,
+        normalize=normalize,
+        border=at_pieces(r"(?<=\S)(?=\s)"),
+    )
+
+
+def sentence_pair(cls: int | None, sep: int | None) -> Frame:
+    """BERT's frame: one token before, one after each text, and the second text is of type 1."""
+    before, after = part(cls), part(sep)
+    return Frame(before, after, (before, after, part(sep, type_id=1)), types=(0, 1))
+
+
+def _piece(token: str) -> str:
+    return token[1:] if token.startswith(BLANK) else f"##{token}"

@@ -1,21 +1,25 @@
 """The vocabulary of a folder as the Hugging Face hub holds it.
 
-Owns which file is read: tokenizer.json, else SentencePiece's model, else tekken.json.
+Owns which file is read: the first of a list that is there.
 """
 
 from pathlib import Path
+from types import MappingProxyType
 
 from pagemill.errors import BadModelFile
 from pagemill.text.vocabulary import Vocabulary
-from pagemill.text.vocabulary_files import sentencepiece, tekken, tokenizer_json
+from pagemill.text.vocabulary_files import sentencepiece, tekken, tokenizer_json, vocab_txt
 from pagemill.text.vocabulary_files.settings import read_settings
 
-READERS = {
-    "tokenizer.json": tokenizer_json.read,
-    "tokenizer.model": sentencepiece.read,
-    "spiece.model": sentencepiece.read,
-    "tekken.json": tekken.read,
-}
+READERS = MappingProxyType(
+    {
+        "tokenizer.json": tokenizer_json.read,
+        "tokenizer.model": sentencepiece.read,
+        "spiece.model": sentencepiece.read,
+        "tekken.json": tekken.read,
+        "vocab.txt": vocab_txt.read,
+    }
+)
 
 
 def read_folder(folder: Path) -> Vocabulary:

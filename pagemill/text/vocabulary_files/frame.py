@@ -1,6 +1,7 @@
 """The part of tokenizer.json that says what stands around texts: `post_processor`."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -115,8 +116,10 @@ def _checked(path: Path, frame: Frame, num_tokens: int) -> Frame:
     return frame
 
 
-_READERS = {
-    "TemplateProcessing": _template,
-    "BertProcessing": _bert,
-    "RobertaProcessing": _roberta,
-}
+_READERS = MappingProxyType(
+    {
+        "TemplateProcessing": _template,
+        "BertProcessing": _bert,
+        "RobertaProcessing": _roberta,
+    }
+)

@@ -82,11 +82,12 @@ def read_spelling(path: Path, value: dict[str, Any] | None) -> tuple[Spelling, b
     steps = list(_steps(path, "decoder", value, "decoders"))
     kinds = [step["type"] for step in steps]
     if not steps:
-        return partial(_after_blank, prefix=None), True
+        return partial(spelling.word_rests_marked, prefix=None), True
     if kinds == ["ByteLevel"]:
         return spelling.byte_level, False
     if kinds == ["WordPiece"]:
-        return partial(_after_blank, prefix=_string(path, "decoder", steps[0], "prefix")), True
+        prefix = _string(path, "decoder", steps[0], "prefix")
+        return partial(spelling.word_rests_marked, prefix=prefix), True
     if kinds == ["BPEDecoder"]:
         suffix = _string(path, "decoder", steps[0], "suffix")
         return lambda token: spelling.plain(token.replace(suffix, " ") if suffix else token), False
@@ -120,12 +121,6 @@ def _spelled_in_steps(path: Path, steps: list[dict[str, Any]]) -> tuple[Spelling
         return spelling.plain(token)
 
     return spell, leading_blank
-
-
-def _after_blank(token: str, prefix: str | None) -> bytes:
-    if prefix and token.startswith(prefix):
-        return spelling.plain(token[len(prefix) :])
-    return spelling.plain(f" {token}")
 
 
 def _steps(

@@ -7,6 +7,7 @@ them (see `parts`) by the library itself.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -282,9 +283,11 @@ def _likeliest(path: Path, model: _Model, tokens: _Tokens) -> models.Unigram:
     )
 
 
-_BUILDERS = {
-    "BPE": _byte_pairs,
-    "Unigram": _likeliest,
-    "WordPiece": _word_pieces,
-    "WordLevel": _whole_words,
-}
+_BUILDERS = MappingProxyType(
+    {
+        "BPE": _byte_pairs,
+        "Unigram": _likeliest,
+        "WordPiece": _word_pieces,
+        "WordLevel": _whole_words,
+    }
+)
