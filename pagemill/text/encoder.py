@@ -112,8 +112,8 @@ class Encoder:
                 ids += head.encode(part, add_special_tokens=False).ids
                 head = self._rest
             return ids
-        except BaseException as error:  # the library's panics are no Exceptions, and have no name
-            if type(error).__name__ != "PanicException":
+        except BaseException as error:
+            if not is_panic(error):
                 raise
             raise InvalidRequest(
                 "the model's tokenizer gives this text up: it takes too long"
@@ -127,6 +127,11 @@ class Encoder:
             yield text[start:end]
             start = end
         yield text[start:]
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the library gave up in a way that is no Exception, and has no public name."""
+    return type(error).__name__ == "PanicException"
 
 
 def _library_tokenizer(model: Any, pre_tokenizer: Any) -> tokenizers.Tokenizer:

@@ -6,6 +6,8 @@ before anything is built from it: nobody vouches for the file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from math import isfinite
 from typing import Any
 
 from pagemill.errors import BadModelFile
@@ -98,7 +100,7 @@ class Keys:
             raise bad("scores", f"has {len(scores)} items for {num_tokens} tokens")
         if set(map(type, scores)) - {float, int}:
             raise bad("scores", "holds something else than numbers")
-        if not all(map(_is_finite, scores)):
+        if not all(map(isfinite, scores)):
             raise bad("scores", "holds a number that is not finite")
         return scores
 
@@ -160,16 +162,11 @@ class Keys:
         count = sum(map(types.count, found))
         if count > MAX_SPECIAL:
             raise bad("token_type", f"marks {count} tokens as special, the limit is {MAX_SPECIAL}")
-        for token_id, kind in enumerate(types):
-            if kind in found:
-                found[kind].append(token_id)
+        for kind in found:
+            found[kind] = list(compress(range(num_tokens), map(kind.__eq__, types)))
         return found
 
 
 def bad(key: str, reason: str) -> BadModelFile:
     """The error for a key."""
     return BadModelFile(f"tokenizer.ggml.{key}: {reason}")
-
-
-def _is_finite(number: float) -> bool:
-    return number - number == 0

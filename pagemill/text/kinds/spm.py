@@ -56,7 +56,7 @@ def ranked_pairs(
         plain[tokens[unknown]] = unknown
     return byte_pairs(
         plain,
-        pairs_by_rank(in_order, joined),
+        pairs_by_rank(in_order, [joined[text] for text in in_order]),
         frozenset(),
         byte_fallback=True,
         fuse_unk=True,

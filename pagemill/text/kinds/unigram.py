@@ -59,17 +59,17 @@ def likeliest(
     in it under a name that no text holds. Tokens of bytes are used for what is unknown; they score
     worse than any way of writing out their names.
     """
-    hidden = hidden | {unknown}
-    floor = min((s for i, s in enumerate(scores) if i not in hidden), default=0.0)
-    in_bytes = False
-    pieces = []
-    for token_id, (token, score) in enumerate(zip(tokens, scores, strict=True)):
-        if token_id in hidden:
-            token, score = f"{_UNWRITABLE}{token_id}", 0.0
-        elif byte_fallback and is_byte(token):
-            score, in_bytes = 8 * floor - 100, True
-        pieces.append((token, float(score)))
-    return models.Unigram(vocab=pieces, unk_id=unknown, byte_fallback=in_bytes)
+    pieces = list(zip(tokens, scores, strict=True))
+    for token_id in hidden | {unknown}:
+        pieces[token_id] = (f"{_UNWRITABLE}{token_id}", 0.0)
+    in_bytes = [i for i, token in enumerate(tokens) if token.startswith("<0x") and is_byte(token)]
+    if byte_fallback and in_bytes:
+        floor = min(score for _, score in pieces)
+        for token_id in in_bytes:
+            pieces[token_id] = (tokens[token_id], 8 * floor - 100)
+    return models.Unigram(
+        vocab=pieces, unk_id=unknown, byte_fallback=byte_fallback and bool(in_bytes)
+    )
 
 
 def _charsmap(keys: Keys) -> CharsMap | None:

@@ -68,7 +68,9 @@ def read(path: Path, settings: Settings) -> Vocabulary:
         raise bad(path, "config.default_vocab_size", f"is {size}, {listed} tokens are listed")
     plain = _plain(path, file.vocab[:count])
     ids = {text: rank + len(special) for rank, text in enumerate(plain)}
-    model = byte_pairs(ids, pairs_by_rank(plain, ids), frozenset(), ignore_merges=True)
+    model = byte_pairs(
+        ids, pairs_by_rank(plain, range(len(plain))), frozenset(), ignore_merges=True
+    )
     named = {text: token_id for token_id, text in enumerate(special)}
     bos_id, eos_id = (named.get(settings.named.get(role, name)) for role, name in _ENDS)
     texts = [*special, *plain]
