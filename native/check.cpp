@@ -1,12 +1,11 @@
 // Compares every kernel table this machine can run with the portable one, on odd shapes. A program of its
 // own, so that it can be built for another processor and run under an emulator:
 //
-//   aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -static -DPAGEMILL_SIMD='"simd_portable.h"'
-//   -DPAGEMILL_TABLE=kernels_portable -c kernels.cpp -o portable.o aarch64-linux-gnu-g++ -std=c++20 -O2
-//   -ffp-contract=off -static -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_SIMD='"simd_neon.h"'
-//   -DPAGEMILL_TABLE=kernels_neon -c kernels.cpp -o neon.o aarch64-linux-gnu-g++ -std=c++20 -O2 -static
-//   check.cpp formats.cpp select.cpp weights.cpp threads.cpp portable.o neon.o -o check &&
-//   qemu-aarch64-static ./check
+//   CXX="aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -static"
+//   for isa in portable neon; do for file in kernels products_dense products_few products_many; do
+//     $CXX -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_ISA=$isa -DPAGEMILL_SIMD="\"simd_$isa.h\"" \
+//       -DPAGEMILL_TABLE=kernels_$isa -c $file.cpp -o $isa.$file.o; done; done
+//   $CXX check.cpp formats.cpp select.cpp weights.cpp threads.cpp *.o -o check && qemu-aarch64-static ./check
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -66,13 +65,10 @@ std::vector<uint8_t> random_blocks(const std::string& name, const std::vector<in
 }
 
 struct Rows {
-  std::vector<int8_t> q;
   std::vector<ActivationGroup> of;
   Activation view;
   Rows(int rows, int groups, int planes)
-      : q((size_t)rows * planes * groups * 32),
-        of((size_t)rows * planes * groups),
-        view{q.data(), of.data(), groups, planes} {}
+      : of((size_t)rows * planes * groups), view{of.data(), groups, planes} {}
 };
 
 std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string& format,

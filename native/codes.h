@@ -40,41 +40,20 @@ struct Chunk {
     if constexpr (kLayout.table) table = load_table(w.table);
   }
 
-  // Calls f(Index<step>, codes) for the eight steps of a group.
-  template <class F>
-  PAGEMILL_INLINE void each_step(int group, F f) const {
-    // A group's share of the chunk that lies ahead, scales and all.
-    constexpr int kLines = (int)kLayout.chunk_bytes(kChunkGroups) / kLine;
-    const uint8_t* ahead = codes + kAhead + group * kLines / kChunkGroups * kLine;
-    for (int i = 0; i < (kLines + kChunkGroups - 1) / kChunkGroups; i++) prefetch(ahead + i * kLine);
+  // Codes of a step of a group, see layout.h; of a table, its values.
+  template <int kStep>
+  PAGEMILL_INLINE Bytes step(int group) const {
     const uint8_t* at = codes + group * kLayout.group_bytes();
-    const uint8_t* high = at + kLine * kLayout.low;
-    if constexpr (kLayout.low == 8) {
-      unroll<0, 8>([&](auto s) PAGEMILL_INLINE { f(s, line(at, s.value)); });
-      return;
-    }
-    Bytes upper[2];
-    for (int i = 0; i < kLayout.high; i++) upper[i] = line(high, i);
-    const auto step = [&](auto s, Bytes code) PAGEMILL_INLINE {
-      constexpr int kStep = decltype(s)::value, kAt = kLayout.low;
-      if constexpr (kLayout.high == 1) code = merge(code, field<kStep, 1, kAt>(upper[0]));
-      if constexpr (kLayout.high == 2) code = merge(code, field<kStep % 4 * 2, 2, kAt>(upper[kStep / 4]));
-      if constexpr (kLayout.table) code = look_up(table, code);
-      f(s, code);
-    };
-    unroll<0, kLayout.low>([&](auto l) PAGEMILL_INLINE {
-      constexpr int kAt = decltype(l)::value;
-      const Bytes both = line(at, kAt);
-      if constexpr (kLayout.low == 4) {
-        step(Index<kAt>(), field<0, 4, 0>(both));
-        step(Index<kAt + 4>(), field<4, 4, 0>(both));
-      } else {
-        unroll<0, 4>([&](auto f4) PAGEMILL_INLINE {
-          constexpr int kField = decltype(f4)::value;
-          step(Index<kAt * 4 + kField>(), field<2 * kField, 2, 0>(both));
-        });
-      }
-    });
+    Bytes code = plane<kLayout.low, kStep, 0>(at);
+    if constexpr (kLayout.high > 0)
+      code = merge(code, plane<kLayout.high, kStep, kLayout.low>(at + kLayout.low * kLine));
+    return kLayout.table ? look_up(table, code) : code;
+  }
+
+  // Asks for a group's share of what lies ahead, scales and all.
+  PAGEMILL_INLINE void fetch_ahead(int group) const {
+    constexpr int kShare = (int)kLayout.chunk_bytes(kChunkGroups) / kChunkGroups;
+    for (int i = 0; i < kShare; i += kLine) prefetch(codes + kAhead + group * kShare + i);
   }
 
   // The scale of a group's half, or of all of it where halves share one.
@@ -119,63 +98,74 @@ struct Chunk {
 
  private:
   PAGEMILL_INLINE F32 scaled(F32 scale) const { return kLayout.table ? mul(scale, factor) : scale; }
-  static PAGEMILL_INLINE Bytes line(const uint8_t* at, int i) { return load_bytes(at + i * kLine); }
-};
-
-// A tile's chunk with a byte for every code, in the form of q8 tiles (or as they are packed, where
-// kKeepsSmall and codes are small), and floats for every scale.
-struct Expanded {
-  alignas(64) uint8_t codes[kChunkGroups][8 * kLine];
-  alignas(64) float scale[kChunkGroups][2][kTile];    // of each half, or one
-  alignas(64) float minimum[kChunkGroups][2][kTile];  // of the group; and see Chunk::first_minimum
-  alignas(64) float whole[kTile];                     // the chunk's scale, where groups have none
-};
-
-template <Kind kKind>
-void expand(const PackedWeight& w, const uint8_t* data, int groups, Expanded& to) {
-  constexpr Layout kLayout = layout_of(kKind);
-  constexpr bool kSmall = kLayout.low < 8 && !kLayout.table;
-  const Chunk<kKind> chunk(w, data, groups);
-  for (int g = 0; g < groups; g++) {
-    uint8_t* at = to.codes[g];
-    chunk.each_step(g, [&](auto s, Bytes codes) PAGEMILL_INLINE {
-      if constexpr (kSmall && !kKeepsSmall) codes = add_to_bytes(codes, (kSignedQ8 ? 0 : 128) - kLayout.zero);
-      store_bytes(at + s.value * kLine, codes);
-    });
-    if constexpr (!kLayout.whole_chunks())
-      for (int half = 0; half < chunk.kHalves; half++) store(to.scale[g][half], chunk.scale(g, half));
-    if constexpr (kLayout.minimum) {
-      store(to.minimum[g][0], chunk.minimum(g));
-      if constexpr (kLayout.halves()) store(to.minimum[g][1], chunk.first_minimum(g));
-    }
+  // The bits of a step in a plane, moved to bit kTo.
+  template <int kBits, int kStep, int kTo>
+  static PAGEMILL_INLINE Bytes plane(const uint8_t* at) {
+    constexpr int kFields = 8 / kBits;
+    const Bytes line = load_bytes(at + kStep / kFields * kLine);
+    if constexpr (kBits == 8) return line;
+    return field<kStep % kFields * kBits, kBits, kTo>(line);
   }
-  if constexpr (kLayout.whole_chunks()) store(to.whole, chunk.d);
+};
+
+constexpr bool is_small(const Layout& layout) { return layout.low < 8 && !layout.table; }
+
+// Scales a group has; none where a column's are all the same.
+constexpr int num_scales(const Layout& layout) {
+  return layout.scale == Scale::column ? 0 : layout.halves() ? 2 : 1;
 }
 
-using Expand = void (*)(const PackedWeight&, const uint8_t*, int, Expanded&);
+// Some groups of a tile with a byte for every code, in the form of q8 tiles (or as they are packed, where
+// kKeepsSmall and codes are small), and floats for every scale.
+template <int kGroups>
+struct Expanded {
+  alignas(64) uint8_t codes[kGroups][8 * kLine];
+  alignas(64) float scale[kGroups][2][kTile];    // of each half, or one; of the column, if that is all
+  alignas(64) float minimum[kGroups][2][kTile];  // of the group; and see Chunk::first_minimum
+};
 
-// One row of the matrix as floats, out of its tile.
-inline void expand_row(const PackedWeight& w, Expand expand, int row, float* out) {
-  const Layout layout = layout_of(w.kind);
-  const bool small = kKeepsSmall && layout.low < 8 && !layout.table;
-  const int zero = small ? layout.zero : kSignedQ8 ? 0 : 128, column = row % kTile;
-  const uint8_t* at = w.data + row / kTile * w.tile_bytes;
-  Expanded chunk;
-  for (int first = 0; first < w.groups; first += kChunkGroups) {
-    const int groups = w.groups - first < kChunkGroups ? w.groups - first : kChunkGroups;
-    expand(w, at, groups, chunk);
-    at += layout.chunk_bytes(groups);
-    for (int i = 0; i < groups * kGroup; i++) {
-      const int g = i / kGroup, in = i % kGroup, half = in / (kGroup / 2);
-      const uint8_t code = chunk.codes[g][in / 4 * kLine + column * 4 + in % 4];
-      const float scale =
-          layout.whole_chunks() ? chunk.whole[column] : chunk.scale[g][layout.halves() ? half : 0][column];
-      float value = scale * (float)((small || !kSignedQ8 ? code : (int8_t)code) - zero);
-      if (layout.minimum) value += chunk.minimum[g][0][column];
-      if (layout.minimum && layout.halves() && !half) value += chunk.minimum[g][1][column];
-      out[first * kGroup + i] = value;
-    }
+// Expands a chunk while it is read, into groups `at` and on.
+template <Kind kKind, int kGroups>
+struct Expanding {
+  static constexpr Layout kLayout = layout_of(kKind);
+
+  template <int kStep>
+  PAGEMILL_INLINE Bytes step(int group) const {
+    Bytes code = chunk.template step<kStep>(group);
+    if constexpr (is_small(kLayout) && !kKeepsSmall)
+      code = add_to_bytes(code, (kSignedQ8 ? 0 : 128) - kLayout.zero);
+    store_bytes(to->codes[at + group] + kStep * kLine, code);
+    return code;
   }
+
+  PAGEMILL_INLINE F32 scale(int group, int half) const {
+    const F32 scale = chunk.scale(group, half);
+    store(to->scale[at + group][half], scale);
+    return scale;
+  }
+  PAGEMILL_INLINE F32 minimum(int group) const {
+    const F32 minimum = chunk.minimum(group);
+    store(to->minimum[at + group][0], minimum);
+    return minimum;
+  }
+  PAGEMILL_INLINE F32 first_minimum(int group) const {
+    const F32 minimum = chunk.first_minimum(group);
+    store(to->minimum[at + group][1], minimum);
+    return minimum;
+  }
+  PAGEMILL_INLINE void fetch_ahead(int group) const { chunk.fetch_ahead(group); }
+
+  Chunk<kKind> chunk;
+  Expanded<kGroups>* to;
+  int at;
+};
+
+// Calls f(Index<kind>) for a quantized kind.
+template <class F>
+inline void with_kind(Kind kind, F f) {
+  unroll<(int)Kind::q8, (int)Kind::last + 1>([&](auto k) PAGEMILL_INLINE {
+    if ((int)kind == k.value) f(k);
+  });
 }
 
 }  // namespace

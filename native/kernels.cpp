@@ -1,15 +1,17 @@
-// Compiled once per instruction set, with PAGEMILL_SIMD naming its vector header and PAGEMILL_TABLE the
-// function that returns its table. Nothing here may use templates or inline functions of the standard
-// library: the linker keeps one copy of those for all instruction sets, and it may be the wrong one.
+// Compiled once per instruction set, as are products_*.cpp, with PAGEMILL_SIMD naming its vector header,
+// PAGEMILL_ISA its namespace and PAGEMILL_TABLE the function that returns its table. Nothing here may use
+// templates or inline functions of the standard library: the linker keeps one copy of those for all
+// instruction sets, and it may be the wrong one.
 #include "half.h"
 #include PAGEMILL_SIMD
 #include "attention.h"
-#include "dense.h"
+#include "products.h"
 #include "rows.h"
 
 namespace pagemill {
 
 const Kernels* PAGEMILL_TABLE() {
+  using namespace PAGEMILL_ISA;
   static constexpr Kernels table{
       kName,       kSignedQ8, kQueryRows, quantize,    linear_quantized, linear_dense, embed_row, rms_norm,
       layer_norm,  normalize, add_rows,   add_scaled,  scale_row,        softcap,      curve,     gate,

@@ -28,6 +28,7 @@ struct PackedWeight {
 
 // A group of 32 of a quantized row, where x is about scale * q. Offsets undo that of unsigned codes, exactly.
 struct ActivationGroup {
+  int8_t q[kGroup];
   float scale;
   float sum;             // scale * sum(q): the share of a weight's minimum
   int32_t offset;        // -128 * sum(q)
@@ -37,7 +38,6 @@ struct ActivationGroup {
 // Rows quantized to int8 in groups of 32. With two planes, the second holds what the first left over, and x
 // is about the sum of both: as good as 16 bits, for twice the integer products.
 struct Activation {
-  int8_t* q;            // (rows, planes, groups * 32)
   ActivationGroup* of;  // (rows, planes, groups)
   int groups, planes;
 };

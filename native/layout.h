@@ -7,10 +7,8 @@
 //   scales   as Scale says
 //   padding  up to a cache line
 //
-// A plane keeps b of the bits of each code, 64 b bytes a group: byte c * 4 + j of a line of 64 is of column
-// c, and of inputs 4 s + j of steps s. Four bits: line p has step p in the low and step p + 4 in the high
-// half. Two bits: line p has steps 4 p to 4 p + 3, the first in the lowest bits. One bit: bit s is of step s.
-// Eight bits: line s is step s.
+// A plane keeps b of the bits of each code, in b lines of 64 bytes a group. Byte c * 4 + j of a line is of
+// column c; step s are the codes of inputs 4 s + j. A line has 8 / b steps, the first in the lowest bits.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +19,7 @@ namespace pagemill {
 constexpr int kTile = 16;        // output columns computed together, one vector of floats
 constexpr int kGroup = 32;       // inputs that share a scale, in quantized activations and most weights
 constexpr int kChunkGroups = 8;  // groups of a chunk
+constexpr int kSpanGroups = 32;  // groups whose products are added up before they join a result
 constexpr int kLine = 64;
 
 enum class Kind : int {
@@ -53,7 +52,7 @@ constexpr bool is_quantized(Kind kind) { return kind >= Kind::q8; }
 enum class Scale : int {
   half,      // d of each group; then, with minima, the minimum of each group, half precision
   chunk,     // d of the chunk
-  column,    // the scale of the chunk in single precision
+  column,    // the scale of all chunks in single precision, the same in each
   byte,      // d of the chunk, with minima dmin; a signed byte of each group; then of minima: d * byte
   byte16,    // d of the chunk, a signed byte of each half of a group
   nibble16,  // d and dmin of the chunk; for each half of a group a byte, scale in the low and minimum in the
@@ -105,8 +104,6 @@ struct Layout {
   constexpr bool halves() const {
     return scale == Scale::byte16 || scale == Scale::nibble16 || scale == Scale::float8;
   }
-  // One scale a chunk and none a group.
-  constexpr bool whole_chunks() const { return scale == Scale::chunk || scale == Scale::column; }
 };
 
 constexpr Layout layout_of(Kind kind) {

@@ -229,9 +229,7 @@ float* Program::data(int buffer) const { return arena_.as<float>(buffers_[buffer
 Activation Program::activation(int buffer, int first_row) const {
   const Buffer& b = buffers_[buffer];
   const int groups = round_up(b.width, kGroup) / kGroup;
-  const size_t skipped = (size_t)first_row * planes(b) * groups;
-  return {arena_.as<int8_t>(b.q) + skipped * kGroup, arena_.as<ActivationGroup>(b.of) + skipped, groups,
-          planes(b)};
+  return {arena_.as<ActivationGroup>(b.int8) + (size_t)first_row * planes(b) * groups, groups, planes(b)};
 }
 
 void Program::place_buffers(int tokens, int sampled) {
@@ -248,8 +246,7 @@ void Program::place_buffers(int tokens, int sampled) {
                  groups = rows * planes(b) * (round_up(b.width, kGroup) / kGroup);
     if (b.floats) b.offset = take(rows * b.stride * sizeof(float));
     if (!b.quantized) continue;
-    b.q = take(groups * kGroup);
-    b.of = take(groups * sizeof(ActivationGroup));
+    b.int8 = take(groups * sizeof(ActivationGroup));
   }
   arena_ = Block(end + 4096);
 }

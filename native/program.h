@@ -194,7 +194,7 @@ class Program {
     bool sampled;
     int repeat;
     bool floats = true, quantized = false;
-    size_t offset = 0, q = 0, of = 0;  // into the arena
+    size_t offset = 0, int8 = 0;  // into the arena
   };
   struct Instruction {
     Op op;

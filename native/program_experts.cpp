@@ -94,9 +94,7 @@ void Program::spread_row(const Instruction& i, int visit) {
     return;
   }
   const Activation from = activation(i.a.buffer, row), to = activation(i.out.buffer, visit);
-  const int count = from.planes * from.groups;
-  std::copy_n(from.q, count * kGroup, to.q);
-  std::copy_n(from.of, count, to.of);
+  std::copy_n(from.of, from.planes * from.groups, to.of);
 }
 
 void Program::combine_row(const Instruction& i, int row) {

@@ -15,10 +15,11 @@ void quantize(const float* x, int first_group, int k, const Activation& a, int r
       const float top = largest(max(abs(low), abs(high)));
       const F32 inverse = splat(top > 0 ? 127.0f / top : 0.0f), scale = splat(top / 127.0f);
       const F32 low_q = round(mul(low, inverse)), high_q = round(mul(high, inverse));
-      const size_t i = ((size_t)row * a.planes + plane) * a.groups + g;
-      const int32_t first = store_int8(a.q + i * kGroup, low_q);
-      const int32_t all = first + store_int8(a.q + i * kGroup + 16, high_q);
-      a.of[i] = {top / 127.0f, top / 127.0f * (float)all, -128 * all, -128 * first};
+      ActivationGroup& to = a.of[((size_t)row * a.planes + plane) * a.groups + g];
+      const int32_t first = store_int8(to.q, low_q);
+      const int32_t all = first + store_int8(to.q + kGroup / 2, high_q);
+      to.scale = top / 127.0f, to.sum = to.scale * (float)all;
+      to.offset = -128 * all, to.first_offset = -128 * first;
       low = sub(low, mul(low_q, scale));
       high = sub(high, mul(high_q, scale));
     }

@@ -93,6 +93,11 @@ inline int32_t store_int8(int8_t* p, F32 a) {
 
 inline I32 int_zero() { return {_mm512_setzero_si512()}; }
 inline I32 int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I32 int_sub(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+template <int kBits>
+inline I32 shift_right(I32 a) {
+  return {_mm512_srai_epi32(a.v, kBits)};
+}
 inline F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_bytes(uint8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }

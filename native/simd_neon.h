@@ -142,6 +142,15 @@ inline I32 int_splat(int32_t x) {
   return {{v, v, v, v}};
 }
 inline I32 int_zero() { return int_splat(0); }
+inline I32 int_sub(I32 a, I32 b) {
+  for (int i = 0; i < 4; i++) a.v[i] = vsubq_s32(a.v[i], b.v[i]);
+  return a;
+}
+template <int kBits>
+inline I32 shift_right(I32 a) {
+  for (auto& v : a.v) v = vshrq_n_s32(v, kBits);
+  return a;
+}
 inline F32 to_float(I32 a) {
   return each([&](int i) { return vcvtq_f32_s32(a.v[i]); });
 }

@@ -128,6 +128,15 @@ inline I32 int_splat(int32_t x) {
   return r;
 }
 inline I32 int_zero() { return int_splat(0); }
+inline I32 int_sub(I32 a, I32 b) {
+  for (int i = 0; i < 16; i++) a.v[i] -= b.v[i];
+  return a;
+}
+template <int kBits>
+inline I32 shift_right(I32 a) {
+  for (int i = 0; i < 16; i++) a.v[i] >>= kBits;
+  return a;
+}
 inline F32 to_float(I32 a) {
   return each([&](int i) { return (float)a.v[i]; });
 }

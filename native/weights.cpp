@@ -23,8 +23,7 @@ void put_plane(const uint8_t* codes, int from, int bits, uint8_t* to) {
   for (int line = 0; line < bits; line++) {
     uint32_t all = 0;
     for (int f = 0; f < fields; f++) {
-      const int step = bits == 4 ? line + 4 * f : line * fields + f;
-      all |= (four(codes + 4 * step) >> from & mask) << bits * f;
+      all |= (four(codes + 4 * (line * fields + f)) >> from & mask) << bits * f;
     }
     memcpy(to + line * kLine, &all, 4);
   }

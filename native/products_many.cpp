@@ -1,0 +1,194 @@
+// Many rows are bound by arithmetic: the first block of rows unpacks a span of groups, and leaves it in the
+// caches as bytes and floats for all others. A block is kR rows and kC tiles: one load of codes feeds kR
+// rows, one broadcast of activations kC tiles.
+#include "half.h"
+#include PAGEMILL_SIMD
+#include "products.h"
+
+namespace pagemill {
+namespace {
+
+using Span = Expanded<kSpanGroups>;
+
+// Sources of a span's codes and scales, by its chunks. First, one that is expanded already:
+struct Plain {
+  PAGEMILL_INLINE Plain chunk(int first, int) const { return {span, first}; }
+  PAGEMILL_INLINE void fetch_ahead(int) const {}
+  template <int kStep>
+  PAGEMILL_INLINE Bytes step(int group) const {
+    return load_bytes(span->codes[at + group] + kStep * kLine);
+  }
+  PAGEMILL_INLINE F32 scale(int group, int half) const { return load(span->scale[at + group][half]); }
+  PAGEMILL_INLINE F32 minimum(int group) const { return load(span->minimum[at + group][0]); }
+  PAGEMILL_INLINE F32 first_minimum(int group) const { return load(span->minimum[at + group][1]); }
+
+  const Span* span;
+  int at;
+};
+
+// Packed chunks, unpacked in registers.
+template <Kind kKind>
+struct Packed {
+  PAGEMILL_INLINE Chunk<kKind> chunk(int first, int groups) const {
+    constexpr size_t kBytes = layout_of(kKind).chunk_bytes(kChunkGroups);
+    return Chunk<kKind>(*w, data + first / kChunkGroups * kBytes, groups);
+  }
+
+  const PackedWeight* w;
+  const uint8_t* data;
+};
+
+// Packed chunks that are expanded, too.
+template <Kind kKind>
+struct Unpacked {
+  PAGEMILL_INLINE Expanding<kKind, kSpanGroups> chunk(int first, int groups) const {
+    return {packed.chunk(first, groups), span, first};
+  }
+
+  Packed<kKind> packed;
+  Span* span;
+};
+
+// One plane of rows, to be multiplied with a span of up to kColumns tiles.
+struct Work {
+  int groups, columns;        // columns: that are left from the first tile on
+  bool fresh;                 // y holds nothing yet
+  const ActivationGroup* of;  // of the first row and the span's first group
+  size_t of_stride;           // between rows
+  float* y;
+  size_t y_stride;
+};
+
+// kR rows from `row` on and kC tiles.
+template <int kR, int kC, int kScales, int kMinima, bool kSmall, int kZero, class Source>
+void block(const Work& m, const Source* sources, int row) {
+  static_assert(kC <= 2);
+  constexpr int kHalves = kScales == 2 ? 2 : 1;
+  const ActivationGroup* of = m.of + row * m.of_stride;
+  F32 part[kC][kR], scales[kC][2];
+  unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
+    unroll<0, kR>([&](auto r) PAGEMILL_INLINE { part[c.value][r.value] = zero(); });
+  });
+  for (int first = 0; first < m.groups; first += kChunkGroups) {
+    const int count = m.groups - first < kChunkGroups ? m.groups - first : kChunkGroups;
+    const decltype(sources->chunk(0, 0)) chunks[] = {sources[0].chunk(first, count),
+                                                     sources[kC - 1].chunk(first, count)};
+    for (int g = 0; g < count; g++, of++) {
+      I32 dots[kC][kR][kHalves];
+      unroll<0, 8>([&](auto s) PAGEMILL_INLINE {
+        constexpr int kStep = decltype(s)::value, kHalf = kStep / 4 * (kHalves - 1);
+        if constexpr (kStep % (8 / kHalves) == 0)
+          unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+            const I32 start = start_of<kHalves, kZero>(of[r.value * m.of_stride], kHalf);
+            unroll<0, kC>([&](auto c) PAGEMILL_INLINE { dots[c.value][r.value][kHalf] = start; });
+          });
+        Bytes codes[kC];
+        unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
+          if constexpr (kStep == 0) chunks[c.value].fetch_ahead(g);
+          codes[c.value] = chunks[c.value].template step<kStep>(g);
+        });
+        unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+          const Bytes four = splat_bytes(of[r.value * m.of_stride].q + kStep * 4);
+          unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
+            I32& dot = dots[c.value][r.value][kHalf];
+            dot = kSmall ? dot_small(dot, codes[c.value], four) : dot_q8(dot, codes[c.value], four);
+          });
+        });
+      });
+      unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
+        F32 minimum[2];
+        unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE {
+          scales[c.value][half.value] = chunks[c.value].scale(g, half.value);
+        });
+        if constexpr (kMinima > 0) minimum[0] = chunks[c.value].minimum(g);
+        if constexpr (kMinima > 1) minimum[1] = chunks[c.value].first_minimum(g);
+        unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+          F32& sum = part[c.value][r.value];
+          const ActivationGroup& x = of[r.value * m.of_stride];
+          if constexpr (kMinima > 0) sum = add_minimum<kMinima>(sum, minimum, x);
+          sum = add_group<kScales>(sum, dots[c.value][r.value], scales[c.value], x.scale);
+        });
+      });
+    }
+  }
+  unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
+    unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+      float* y = m.y + (row + r.value) * m.y_stride + c.value * kTile;
+      const int columns = m.columns - c.value * kTile;
+      F32 sum = part[c.value][r.value];
+      if constexpr (kScales == 0) sum = mul(sum, scales[c.value][0]);
+      store_tile(y, m.fresh ? sum : add(load_tile(y, columns), sum), columns);
+    });
+  });
+}
+
+// Blocks of kR rows, then of fewer.
+template <int kR, int kC, int kScales, int kMinima, bool kSmall, int kZero, class Source>
+void blocks(const Work& m, const Source* sources, int row, int rows) {
+  for (; rows >= kR; rows -= kR, row += kR) block<kR, kC, kScales, kMinima, kSmall, kZero>(m, sources, row);
+  if constexpr (kR > 1)
+    if (rows) blocks<kR - 1, kC, kScales, kMinima, kSmall, kZero>(m, sources, row, rows);
+}
+
+// Rows with kC tiles. Where kOnce, the first kR rows, unpacked in registers; else all of them, of which the
+// first block expands.
+template <Kind kKind, int kR, int kC, bool kOnce>
+void multiply(const PackedWeight& w, const Activation& a, int rows, int tile, float* y, size_t y_stride) {
+  constexpr Layout kLayout = layout_of(kKind);
+  constexpr int kScales = num_scales(kLayout), kMinima = kLayout.minimum ? kLayout.halves() ? 2 : 1 : 0;
+  constexpr bool kSmall = is_small(kLayout), kPlainSmall = kKeepsSmall && kSmall;
+  constexpr int kFull = kSignedQ8 ? 0 : 128, kZero = kSmall ? kLayout.zero : kFull,
+                kPlainZero = kPlainSmall ? kLayout.zero : kFull;
+  const size_t groups = w.groups;
+  const uint8_t* data = w.data + tile * w.tile_bytes;
+  Span spans[kOnce ? 1 : kC];
+  for (size_t first = 0; first < groups; first += kSpanGroups) {
+    const int count = groups - first < kSpanGroups ? (int)(groups - first) : kSpanGroups;
+    const Packed<kKind> packed[] = {{&w, data}, {&w, data + (kC - 1) * w.tile_bytes}};
+    data += kSpanGroups / kChunkGroups * kLayout.chunk_bytes(kChunkGroups);
+    for (int plane = 0; plane < a.planes; plane++) {
+      const Work work{count,
+                      w.n - tile * kTile,
+                      first == 0 && plane == 0,
+                      a.of + plane * groups + first,
+                      a.planes * groups,
+                      y + tile * kTile,
+                      y_stride};
+      if constexpr (kOnce) {
+        block<kR, kC, kScales, kMinima, kSmall, kZero>(work, packed, 0);
+      } else {
+        const Plain plain[] = {{spans, 0}, {spans + kC - 1, 0}};
+        const Unpacked<kKind> unpacked[] = {{packed[0], spans}, {packed[1], spans + kC - 1}};
+        int done = 0;
+        if (!plane) block<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, unpacked, 0), done = kR;
+        blocks<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, plain, done, rows - done);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void PAGEMILL_ISA::many_rows(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
+                             size_t stride) {
+  const bool once = rows < 2 * kRows;
+  const int paired = from + (to - from) / kColumns * kColumns;
+  with_kind(w.kind, [&](auto k) {
+    constexpr Kind kKind = (Kind) decltype(k)::value;
+    const auto pairs =
+        once ? multiply<kKind, kRows, kColumns, true> : multiply<kKind, kRows, kColumns, false>;
+    for (int tile = from; tile < paired; tile += kColumns) pairs(w, a, rows, tile, y, stride);
+  });
+  if (once && rows > kRows) {
+    const Activation rest{a.of + (size_t)kRows * a.planes * a.groups, a.groups, a.planes};
+    few_rows(w, rest, rows - kRows, from, paired, y + kRows * stride, stride);
+  }
+  if (paired < to) few_rows(w, a, rows, paired, to, y, stride);  // a tile without a neighbour is rare
+}
+
+void PAGEMILL_ISA::linear_quantized(const PackedWeight& w, const Activation& a, int rows, int from, int to,
+                                    float* y, size_t stride) {
+  (rows < kRows ? few_rows : many_rows)(w, a, rows, from, to, y, stride);
+}
+
+}  // namespace pagemill
