@@ -8,6 +8,7 @@ import pytest
 
 from tests.server.conftest import Live, Start
 from tests.server.fakes import BOS, EOS, embedder, ranker
+from tests.server.test_bodies import HOSTILE
 
 DOCUMENTS = ["xyz", "parisian", "pal", "paris is far"]
 RANKED = [3, 1, 2, 0]  # by how many letters of "paris" are in them
@@ -212,3 +213,38 @@ async def test_what_is_wrong_is_refused_by_name(
     assert answer.status_code == 400, answer.text
     assert error["param"] == param and words in error["message"]
     assert not live.engine.requests
+
+
+FIELDS = {
+    "/v1/embeddings": (
+        *("model", "input", "dimensions", "encoding_format", "truncate_prompt_tokens", "priority"),
+        *("add_special_tokens", "normalize", "truncation_side", "embed_dtype", "user"),
+    ),
+    "/pooling": ("input", "task", "encoding_format", "use_activation"),
+    "/rerank": (
+        *("query", "documents", "top_n", "return_documents", "max_tokens_per_doc", "raw_scores"),
+        *("instruction", "truncate_prompt_tokens"),
+    ),
+    "/score": ("text_1", "text_2", "queries", "documents", "data_1"),
+    "/classify": ("input", "use_activation", "add_special_tokens"),
+}
+GOOD = {
+    "/v1/embeddings": '"input":"a"',
+    "/pooling": '"input":"a"',
+    "/rerank": '"query":"a","documents":["b"]',
+    "/score": '"text_1":"a","text_2":["b"]',
+    "/classify": '"input":"a"',
+}
+
+
+@pytest.mark.parametrize("path", FIELDS)
+async def test_odd_values_are_never_a_failure_of_ours(start: Start, path: str) -> None:
+    live = await start(embedder() if path in ("/v1/embeddings", "/pooling") else ranker())
+    headers = {"content-type": "application/json"}
+    answer = await live.http.post(path, content=f"{{{GOOD[path]}}}", headers=headers)
+    assert answer.status_code == 200, answer.text
+    for field in FIELDS[path]:
+        for value in HOSTILE:
+            body = f'{{{GOOD[path]},"{field}":{value}}}'
+            answer = await live.http.post(path, content=body, headers=headers)
+            assert answer.status_code in (200, 400, 404), f"{body}: {answer.text}"
