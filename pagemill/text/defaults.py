@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pagemill.errors import BadModelFile
-from pagemill.text.folder import read_json
+from pagemill.small_files import read_json
 from pagemill.types import KNOB_RANGES, WHOLE_KNOBS, GenerationDefaults
 
 GENERATION_CONFIG = "generation_config.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pagemill.errors import BadModelFile, ConfigError
+from pagemill.small_files import read_json, read_text
 from pagemill.text.chat import MAX_SOURCE_CHARS, ChatTemplate
-from pagemill.text.folder import read_json, read_text
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
