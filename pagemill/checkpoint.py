@@ -135,6 +135,8 @@ class Family:
     row_orders: Callable[[ModelCard, Keys, Origin], Mapping[str, Sequence[int]]] | None = None
     # Elements of keys and values that one token adds to the cache, in all layers.
     kv_elements: Callable[[ModelCard, Keys], int] | None = None
+    # Elements of recurrent state that one sequence keeps, in all layers.
+    state_elements: Callable[[ModelCard, Keys], int] | None = None
     pooling: str = ""  # "mean", "cls", "last" or "rank" when the files need not say it
 
 

@@ -196,6 +196,7 @@ class ModelCard:
     experts: int = 0  # of each mixture; 0: none
     experts_used: int = 0  # a token
     kv_elements: int = 0  # that one token adds to the cache: keys and values of all layers
+    state_elements: int = 0  # of recurrent state that one sequence keeps, in all layers; 0: none
     pooling: str = ""  # "mean", "cls", "last": vectors; "rank": scores; "": it writes text
     labels: tuple[str, ...] = ()  # what the scores of "rank" are of, where the file says it
 
@@ -256,6 +257,7 @@ class EnginePlan:
     prefix_caching: bool
     dtype: str = "auto"  # of full-precision weights
     quantization: str = "none"
+    state_bytes: int = 0  # recurrent states of `max_num_seqs` sequences
     weights_bytes: int = 0  # as the backend keeps them
     workspace_bytes: int = 0  # activations and scratch of the largest step
     process_bytes: int = 0  # of engine and server beside all that
@@ -263,7 +265,8 @@ class EnginePlan:
     @property
     def total_bytes(self) -> int:
         """Memory of engine and server once every page and buffer has been used."""
-        return self.weights_bytes + self.kv_bytes + self.workspace_bytes + self.process_bytes
+        kept = self.weights_bytes + self.kv_bytes + self.state_bytes
+        return kept + self.workspace_bytes + self.process_bytes
 
 
 class EngineClient(Protocol):

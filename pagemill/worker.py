@@ -27,7 +27,7 @@ def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
     card = checkpoint.card
     ops = _new_ops(plan)
     model = models.build(card, ops, checkpoint.source)
-    kv = model.new_kv(plan.num_pages, plan.page_size)
+    kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
     engine_type = PoolingEngine if card.pooling else Engine
     engine = engine_type(ops.compile(model), ops, kv, plan, card.vocab_size)
     isa = getattr(ops, "isa", "")

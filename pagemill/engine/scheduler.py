@@ -38,14 +38,18 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.preemptions = 0
+        self._state_slots = list(range(max_seqs))[::-1]  # free ones: whoever runs has one
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence behind all that go before it."""
         insort(self.waiting, seq, key=lambda other: other.order)
 
     def remove(self, seq: Sequence) -> None:
-        """Forget a sequence, finished or not; its pages are free at once."""
+        """Forget a sequence, finished or not; its pages and its slot are free at once."""
         self.pool.release(seq)
+        if seq.state_slot >= 0:
+            self._state_slots.append(seq.state_slot)
+            seq.state_slot = -1
         (self.running if seq in self.running else self.waiting).remove(seq)
 
     def schedule(self, now: float) -> Plan:
@@ -95,6 +99,7 @@ class Scheduler:
         del self.waiting[0]
         self.running.insert(at, seq)
         self.pool.adopt(seq, found)
+        seq.state_slot = self._state_slots.pop()
         if seq.started is None:
             seq.started = now
         return True

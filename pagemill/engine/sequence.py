@@ -56,6 +56,7 @@ class Sequence:
         "request",
         "sampling",
         "started",
+        "state_slot",
         "stop_ids",
         "tokens",
     )
@@ -70,6 +71,7 @@ class Sequence:
         self.tokens = IntRun(request.prompt)
         self.computed_len = 0  # tokens whose keys and values are in pages
         self.pages = IntRun()
+        self.state_slot = -1  # of its recurrent state, while it runs
         self.links: list[bytes] = []  # chain hashes of full pages; as tokens, they never change
         self.published = 0  # pages, from the first, that the pool knows by hash
         self.cached_tokens: int | None = None  # prompt tokens found on first admission

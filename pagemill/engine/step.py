@@ -18,6 +18,7 @@ def build_step(plan: Plan, page_size: int, types: bool = False) -> Step:
     num_rows, num_tokens = len(plan), sum(take for _, take in plan)
     token_ids, positions, slots = np.empty((3, num_tokens), np.int32)
     row_starts, kv_lens = np.empty(num_rows + 1, np.int32), np.empty(num_rows, np.int32)
+    state_slots = np.empty((num_rows, 2), np.int32)
     most_pages = max(seq.pages.size for seq, _ in plan)
     page_table = np.zeros((num_rows, most_pages), np.int32)
     out_rows: list[int] = []
@@ -39,6 +40,7 @@ def build_step(plan: Plan, page_size: int, types: bool = False) -> Step:
         at += take
         row_starts[row + 1] = at
         kv_lens[row] = end
+        state_slots[row] = seq.state_slot if start else -1, seq.state_slot
         if end == seq.tokens.size:
             out_rows.append(at - 1)
     return Step(
@@ -51,6 +53,7 @@ def build_step(plan: Plan, page_size: int, types: bool = False) -> Step:
         out_rows=np.array(out_rows, np.int32),
         page_size=page_size,
         token_types=_token_types(plan) if types else None,
+        state_slots=state_slots,
     )
 
 

@@ -20,7 +20,7 @@ from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
 # Modules that are parts of networks, not networks.
-_SHARED = frozenset({"activations", "layers", "blocks", "moe", "pooling", "rotary"})
+_SHARED = frozenset({"activations", "layers", "blocks", "mamba", "moe", "pooling", "rotary"})
 
 
 class Model(Protocol):
@@ -31,8 +31,9 @@ class Model(Protocol):
         whose card has a `pooling` gives one vector (S, N) a row instead."""
         ...
 
-    def new_kv(self, num_pages: int, page_size: int) -> Array:
-        """Pages for this network's keys and values, zeroed."""
+    def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:
+        """Pages for this network's keys and values, zeroed. A network whose card has
+        `state_elements` adds the recurrent states of `num_slots` sequences."""
         ...
 
 

@@ -84,7 +84,7 @@ class Bert:
         matrix = source.matrix(("position_embd", count), k=self.card.hidden_size)
         self.positions = self.ops.upload(matrix, table=True)
 
-    def new_kv(self, num_pages: int, page_size: int) -> Array:
+    def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:
         """Nothing is kept from one step to the next."""
         return None
 

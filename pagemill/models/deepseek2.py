@@ -133,7 +133,7 @@ class DeepSeek2(Llama):
         super().__init__(card, ops, source)
         self.widths = Widths.read(source.keys)
 
-    def new_kv(self, num_pages: int, page_size: int) -> Array:
+    def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:
         w = self.widths
         return self.ops.new_kv(self.card.layers, num_pages, page_size, 1, w.latent + w.rope)
 

@@ -1,4 +1,6 @@
-"""Granite 3 MoE (IBM, 2024): Granite with experts."""
+"""Granite 3 MoE (IBM, 2024): Granite with experts, and sometimes a shared one."""
+
+from collections.abc import Mapping
 
 from pagemill.checkpoint import Family, Keys, Take
 from pagemill.models.granite import SETTINGS, Granite, GraniteLayer
@@ -25,19 +27,23 @@ def ups(weights: Array, keys: Keys) -> Array:
 
 
 _MOE = "model.layers.{}.block_sparse_moe"
+_SHARED = "model.layers.{}.shared_mlp"
+TENSORS: Mapping[str, str | Take] = {
+    "blk.{}.ffn_gate_inp.weight": f"{_MOE}.router.layer.weight",
+    "blk.{}.ffn_gate_exps.weight": Take(f"{_MOE}.input_linear.weight", gates),
+    "blk.{}.ffn_up_exps.weight": Take(f"{_MOE}.input_linear.weight", ups),
+    "blk.{}.ffn_down_exps.weight": f"{_MOE}.output_linear.weight",
+    "blk.{}.ffn_up_shexp.weight": f"{_SHARED}.input_linear.weight",  # gate and up
+    "blk.{}.ffn_down_shexp.weight": f"{_SHARED}.output_linear.weight",
+}
 
 MODEL = GraniteMoe
 FAMILIES = (
     Family(
         "granitemoe",
-        ("GraniteMoeForCausalLM",),
-        settings=SETTINGS,
-        tensors={
-            "blk.{}.ffn_gate_inp.weight": f"{_MOE}.router.layer.weight",
-            "blk.{}.ffn_gate_exps.weight": Take(f"{_MOE}.input_linear.weight", gates),
-            "blk.{}.ffn_up_exps.weight": Take(f"{_MOE}.input_linear.weight", ups),
-            "blk.{}.ffn_down_exps.weight": f"{_MOE}.output_linear.weight",
-        },
+        ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+        settings={**SETTINGS, "expert_shared_feed_forward_length": "shared_intermediate_size"},
+        tensors=TENSORS,
         row_orders=gguf_neighbours,
     ),
 )

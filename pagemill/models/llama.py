@@ -41,7 +41,7 @@ class Llama:
             self.head = ops.upload(source.matrix(("output", card.vocab_size), k=card.hidden_size))
         self.pooler = Pooler(card, ops, source) if card.pooling else None
 
-    def new_kv(self, num_pages: int, page_size: int) -> Array:
+    def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:
         """Pages for keys and values of all layers."""
         card = self.card
         return self.ops.new_kv(card.layers, num_pages, page_size, card.kv_heads, card.head_dim)

@@ -6,7 +6,7 @@ tests hold every other backend to it. Between ops a model may use four things on
 they mean the same everywhere: `.shape`, slicing, `.reshape` and `+`.
 
 Names of sizes in shapes: T tokens of this step, S sampled rows, R sequences of this step, K inputs
-and N outputs of a matrix, H query heads, G key/value heads, D head size, V vocabulary.
+and N outputs of a matrix, H query heads, G key/value heads, D head size, V vocabulary, C channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,6 +56,9 @@ class Step:
     out_rows: Int32  # (S,)
     page_size: int
     token_types: Int32 | None = None  # (T,) which text of a pair, for networks that ask
+    # (R, 2) for networks with recurrent state: the slot that a row's is read from (-1: it begins
+    # with zeros) and the one that it is written to, which no other row reads or writes.
+    state_slots: Int32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,12 @@ class Ops(Protocol):
         """Pages for keys and values of all layers, zeroed. `kv[layer]` is passed to `attention`."""
         ...
 
+    def new_state(self, layers: int, slots: int, size: int) -> Array:
+        """What sequences keep from one step to the next beside pages: in each of `layers`, `slots`
+        of `size` floats. `state[layer]` is passed to the operations that take a `state`; they read
+        and write the slots that `step.state_slots` says."""
+        ...
+
     def compile(self, model: Callable[[Step, Array], Array]) -> Callable[[Step, Array], Array]:
         """Prepare a model for many steps (record, capture); same results as calling it."""
         ...
@@ -184,7 +193,8 @@ class Ops(Protocol):
         ...
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+        """x / sqrt(mean(x^2) + eps) * weight over the last axis. `weight` is as long as that axis,
+        or as a row of x: then each head has its own part of it."""
         ...
 
     def layer_norm(self, x: Array, weight: Array, bias: Array | None, eps: float) -> Array:
@@ -197,6 +207,10 @@ class Ops(Protocol):
 
     def act_mul(self, gate_up: Array, kind: Activation) -> Array:
         """(T, 2F) -> (T, F): activation of the first half times the second half."""
+        ...
+
+    def gated(self, x: Array, gate: Array, kind: Activation) -> Array:
+        """`act_mul` of two arrays of one shape: activation of `gate` times x."""
         ...
 
     def sigmoid_mul(self, x: Array, gate: Array) -> Array:
@@ -267,6 +281,36 @@ class Ops(Protocol):
         """A mixture of experts: x (T, K), router logits (T, E) -> (T, K). Expert e computes
         down[e](act_mul(gate_up[e](x))), with biases after each product where given; the results of
         the chosen are multiplied by their weights and added in the order of choice."""
+        ...
+
+    def short_conv(
+        self, x: Array, weight: Array, bias: Array | None, state: Array, step: Step
+    ) -> Array:
+        """A convolution along each row's sequence, of each channel alone: x (T, C), `weight` a
+        `vector` (C * W) of W taps a channel, of which the last weighs the token itself and those
+        before it the tokens before; bias (C,). `state` has C * (W - 1) floats."""
+        ...
+
+    def mamba2(
+        self,
+        x: Array,
+        dt: Array,
+        b: Array,
+        c: Array,
+        a: Array,
+        d: Array,
+        state: Array,
+        step: Step,
+    ) -> Array:
+        """The recurrence of Mamba-2 (Dao and Gu, 2024), token after token of each row. Head h of
+        x (T, H, D) reads dt (T, H), a and d, `vector`s (H,), and group h // (H // G) of b and c
+        (T, G, N); it has a matrix s (D, N) of state, and gives y (D,):
+
+            dt = log(1 + exp(dt))
+            s = exp(dt * a) * s + outer(dt * x, b)
+            y = s c + d * x
+
+        `state` has H * D * N floats."""
         ...
 
     def pool(self, x: Array, step: Step, kind: Pooling) -> Array:

@@ -47,10 +47,11 @@ from pagemill.ops.interface import (
     Step,
     Weight,
 )
+from pagemill.ops.recurrence import Recurrence
 from pagemill.weights import formats
 
 
-class ReferenceOps:
+class ReferenceOps(Recurrence):
     """Ops over numpy arrays. Weights are unpacked to float32; keys and values are float32."""
 
     name = "reference"
@@ -99,7 +100,7 @@ class ReferenceOps:
     def rms_norm(self, x: Float32, weight: Float32, eps: float) -> Float32:
         mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
         scale = 1 / np.sqrt(mean_square + np.float32(eps))
-        return np.asarray(x * scale * weight, np.float32)
+        return np.asarray(x * scale * weight.reshape(-1, x.shape[-1]), np.float32)
 
     def layer_norm(self, x: Float32, weight: Float32, bias: Float32 | None, eps: float) -> Float32:
         centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
@@ -112,11 +113,14 @@ class ReferenceOps:
 
     def act_mul(self, gate_up: Float32, kind: Activation) -> Float32:
         gate, up = np.split(gate_up, 2, axis=-1)
+        return self.gated(up, gate, kind)
+
+    def gated(self, x: Float32, gate: Float32, kind: Activation) -> Float32:
         if kind == "clamped_silu":
             limit = np.float32(7)
-            gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+            gate, up = np.minimum(gate, limit), np.clip(x, -limit, limit)
             return np.asarray(gate * _sigmoid(np.float32(1.702) * gate) * (up + 1), np.float32)
-        return np.asarray(_activation(gate, kind) * up, np.float32)
+        return np.asarray(_activation(gate, kind) * x, np.float32)
 
     def sigmoid_mul(self, x: Float32, gate: Float32) -> Float32:
         return np.asarray(x * _sigmoid(gate), np.float32)

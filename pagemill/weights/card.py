@@ -94,7 +94,8 @@ def read_card(
     kv_elements = layers * 2 * kv_heads * head_dim
     if family.kv_elements is not None:
         kv_elements = family.kv_elements(card, keys)
-    return replace(card, kv_elements=kv_elements)
+    state_elements = family.state_elements(card, keys) if family.state_elements else 0
+    return replace(card, kv_elements=kv_elements, state_elements=state_elements)
 
 
 def _context_length(keys: MetadataKeys) -> int:

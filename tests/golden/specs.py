@@ -35,6 +35,19 @@ FALCON = {
     "bias": False,
     "parallel_attn": True,
 }
+GRANITE_HYBRID = {
+    **SIZES,
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 2.0,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+    "hidden_size": 24,
+    "shared_intermediate_size": 20,
+    "mamba_d_state": 10,
+    "pad_token_id": 0,
+}
 DEEPSEEK = {
     **SIZES,
     "num_key_value_heads": 4,
@@ -237,6 +250,29 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
             "topk_group": 2,
             "routed_scaling_factor": 2.5,
             "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "granitehybrid": (
+        "GraniteMoeHybridConfig",
+        {
+            **GRANITE_HYBRID,
+            "num_local_experts": 3,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 16,
+            "tie_word_embeddings": True,
+            "mamba_n_heads": 4,
+            "mamba_n_groups": 2,
+        },
+    ),
+    "granitehybrid_dense": (
+        "GraniteMoeHybridConfig",
+        {
+            **GRANITE_HYBRID,
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "position_embedding_type": "rope",
+            "rope_parameters": PLAIN_ROPE,
+            "mamba_n_heads": 8,
+            "mamba_conv_bias": False,
+            "mamba_proj_bias": True,
         },
     ),
 }

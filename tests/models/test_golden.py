@@ -73,6 +73,13 @@ def model(ops: Ops, golden: Golden) -> Model:
     return models.build(checkpoint.card, ops, checkpoint.source)
 
 
+def state_slots(*starts: int) -> Int32:
+    """Of each row its own, from its second step on."""
+    slots = (2, 0, 1)[: len(starts)]
+    pairs = zip(starts, slots, strict=True)
+    return np.array([[slot if start else -1, slot] for start, slot in pairs], np.int32)
+
+
 def step_of(*rows: tuple[Sequence[int], int]) -> Step:
     """Sequences of so many tokens, of which so many came before; all rows are sampled."""
     starts = np.cumsum([0, *(len(ids) for ids, _ in rows)])
@@ -87,6 +94,7 @@ def step_of(*rows: tuple[Sequence[int], int]) -> Step:
         page_table=PAGES[: len(rows)],
         out_rows=np.arange(len(positions), dtype=np.int32),
         page_size=PAGE_SIZE,
+        state_slots=state_slots(*(start for _, start in rows)),
     )
 
 
@@ -95,7 +103,7 @@ def logits(model: Model, kv: object, *rows: tuple[Sequence[int], int]) -> Float3
 
 
 def new_kv(model: Model) -> object:
-    return model.new_kv(NUM_PAGES, PAGE_SIZE)
+    return model.new_kv(NUM_PAGES, PAGE_SIZE, 3)
 
 
 def test_logits_equal_those_of_transformers(model: Model, golden: Golden) -> None:
