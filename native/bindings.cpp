@@ -57,7 +57,8 @@ void check_range(const Array<int32_t, 1>& values, int64_t limit, const char* wha
 using Ints = Array<int32_t, 1>;
 StepView step_view(const Program& program, const Ints& ids, const Ints& positions, const Ints& slots,
                    const Ints& starts, const Ints& kv_lens, const Array<int32_t, 2>& pages,
-                   const Ints& out_rows, int page_size, const std::optional<Ints>& types) {
+                   const Ints& out_rows, int page_size, const std::optional<Ints>& types,
+                   const std::optional<Array<int32_t, 2>>& states) {
   StepView s;
   s.tokens = (int)ids.size(), s.rows = (int)kv_lens.size(), s.sampled = (int)out_rows.size();
   s.page_size = page_size, s.pages_per_row = (int)pages.shape(1);
@@ -69,6 +70,9 @@ StepView step_view(const Program& program, const Ints& ids, const Ints& position
   s.token_ids = ids.data(), s.positions = positions.data(), s.slots = slots.data();
   s.row_starts = starts.data(), s.kv_lens = kv_lens.data(), s.page_table = pages.data();
   s.out_rows = out_rows.data(), s.token_types = types ? types->data() : nullptr;
+  check(!states || (states->shape(0) == kv_lens.size() && states->shape(1) == 2),
+        "state_slots are not two a row");
+  s.state_slots = states ? states->data() : nullptr;
   check_step(s, program.limits());
   return s;
 }
@@ -77,9 +81,10 @@ StepView step_view(const Program& program, const Ints& ids, const Ints& position
 template <class F>
 auto with_step(F work) {
   return [work](Program& p, Ints ids, Ints positions, Ints slots, Ints starts, Ints kv_lens,
-                Array<int32_t, 2> pages, Ints out_rows, int page_size, std::optional<Ints> types) {
+                Array<int32_t, 2> pages, Ints out_rows, int page_size, std::optional<Ints> types,
+                std::optional<Array<int32_t, 2>> states) {
     const StepView s =
-        step_view(p, ids, positions, slots, starts, kv_lens, pages, out_rows, page_size, types);
+        step_view(p, ids, positions, slots, starts, kv_lens, pages, out_rows, page_size, types, states);
     nb::gil_scoped_release release;
     return work(p, s);
   };
@@ -125,10 +130,13 @@ void define_program(nb::module_& m) {
       .def("store_latent", &Program::store_latent)
       .def("attend", &Program::attend, "q"_a, "heads"_a, "kv"_a, "layer"_a, "value_dim"_a, "scoring"_a,
            "sinks"_a.none(), "out"_a, "quantized"_a)
-      .def("attend_dense", &Program::attend_dense);
+      .def("attend_dense", &Program::attend_dense)
+      .def("short_conv", &Program::short_conv, "x"_a, "weight"_a, "bias"_a.none(), "states"_a, "layer"_a,
+           "out"_a)
+      .def("mamba2", &Program::mamba2);
   const auto define = [&](const char* name, auto work) {
     program.def(name, with_step(work), "token_ids"_a, "positions"_a, "slots"_a, "row_starts"_a, "kv_lens"_a,
-                "page_table"_a, "out_rows"_a, "page_size"_a, "token_types"_a.none());
+                "page_table"_a, "out_rows"_a, "page_size"_a, "token_types"_a.none(), "state_slots"_a.none());
   };
   define("run", [](Program& p, const StepView& step) { p.run(step); });
   define("profile", [](Program& p, const StepView& step) { return p.profile(step); });
@@ -234,6 +242,9 @@ NB_MODULE(_native, m) {
   m.def("kv_cache", [](int layers, int num_pages, int page_size, int heads, int dim, bool half) {
     return std::make_shared<KvCache>(layers, num_pages, page_size, heads, dim, half);
   });
+  nb::class_<States>(m, "States").def_prop_ro("bytes", &States::bytes);
+  m.def("states",
+        [](int layers, int slots, int64_t size) { return std::make_shared<States>(layers, slots, size); });
   define_program(m);
   define_sample(m);
 }

@@ -72,6 +72,37 @@ struct AttentionTask {
   float* scratch;      // scratch_size(padded_dim) floats
 };
 
+// A convolution along `count` tokens of one sequence, each channel alone.
+struct ConvTask {
+  const float* x;  // first token
+  size_t x_stride;
+  float* out;
+  size_t out_stride;
+  int count, channels, taps;
+  const float* weight;  // (taps, channels)
+  const float* bias;    // or null
+  const float* before;  // (taps - 1, channels) inputs before the first token, or null for zeros
+  float* after;         // likewise, after the last; may be `before`
+};
+
+// One head of the recurrence of Mamba-2 along `count` tokens of one sequence; see mamba2 in ops/interface.py.
+struct ScanTask {
+  const float* x;  // `dim` elements a token
+  size_t x_stride;
+  const float* dt;  // one a token
+  size_t dt_stride;
+  const float* b;  // `state` elements a token
+  size_t b_stride;
+  const float* c;
+  size_t c_stride;
+  float* out;
+  size_t out_stride;
+  int count, dim, state;
+  float a, d;
+  const float* before;  // (state, dim), or null for zeros
+  float* after;         // may be `before`
+};
+
 // How one row is sampled; see ops/interface.py, SampleRows, and ops/reference.py for the definition.
 struct SampleKnobs {
   float temperature, top_p, min_p;
@@ -110,6 +141,8 @@ struct Kernels {
   float (*max_value)(const float* x, int n);
   // Writes exp((x - top) * factor) to out (may be null) and returns their sum, in fixed order.
   double (*exp_sum)(const float* x, int n, float top, float factor, float* out);
+  void (*short_conv)(const ConvTask& task, int first, int last);  // of these channels
+  void (*scan)(const ScanTask& task);
 };
 
 constexpr int padded(int dim) { return (dim + 15) / 16 * 16; }

@@ -25,7 +25,7 @@ const char* Program::name(Op op) {
       "rope",         "quantize",    "quantize_heads", "store_kv",       "store_latent", "gather",
       "pool",         "spread",      "combine",        "route",          "group",        "linear",
       "linear_curve", "linear_gate", "linear_heads",   "experts_linear", "experts_gate", "attend",
-      "attend_dense"};
+      "attend_dense", "short_conv",  "mamba2"};
   return kNames[(int)op];
 }
 
@@ -45,9 +45,12 @@ void Program::embed(Ids ids, Weight table, View out) {
   i.ids = ids, i.matrix = std::move(table);
 }
 
-void Program::rms_norm(View x, Floats weight, float eps, int heads, View out) {
-  auto& i = append(Op::rms_norm, x, out, (int)weight->values.size(), heads);
-  i.number = eps, i.vector = std::move(weight);
+void Program::rms_norm(View x, Floats weight, float eps, int width, int heads, View out) {
+  const bool own = weight->values.size() != (size_t)width;
+  if (own && weight->values.size() != (size_t)width * heads)
+    throw std::invalid_argument("a norm's weight is neither of a head nor of all");
+  auto& i = append(Op::rms_norm, x, out, width, heads);
+  i.number = eps, i.vector = std::move(weight), i.from_stride = own ? width : 0;
 }
 
 void Program::layer_norm(View x, Floats weight, Floats shift, float eps, int heads, View out) {
@@ -63,7 +66,10 @@ void Program::curve(View x, Curve kind, int width, View out) {
   append(Op::curve, x, out, width).curve = kind;
 }
 
-void Program::gate(View x, Curve kind, int width, View out) { append(Op::gate, x, out, width).curve = kind; }
+void Program::gate(View gates, View x, Curve kind, int width, View out) {
+  auto& i = append(Op::gate, gates, out, width);
+  i.b = x, i.curve = kind;
+}
 
 void Program::sigmoid_mul(View x, View gates, bool one_gate, int width, View out) {
   auto& i = append(Op::sigmoid_mul, x, out, width);
@@ -219,6 +225,9 @@ Limits Program::limits() const {
     } else if (i.kv) {
       limits.slots = std::min(limits.slots, i.kv->num_slots());
       limits.paged = true;
+    } else if (i.states) {
+      limits.state_slots = std::min<int64_t>(limits.state_slots, i.states->slots());
+      limits.states = true;
     }
   }
   return limits;
@@ -330,6 +339,10 @@ void Program::execute(const Phase& phase, Shares& shares, int thread) {
       return run_attention(i, shares, thread);
     case Op::attend_dense:
       return run_dense_attention(i, shares, thread);
+    case Op::short_conv:
+      return run_short_conv(i, shares);
+    case Op::mamba2:
+      return run_mamba2(i, shares);
     default:
       return run_rows(phase, shares);
   }

@@ -5,8 +5,8 @@
 // share the work of each phase and wait for each other before the next. Neighbouring instructions that work
 // row by row are one phase: a row stays with the thread, and in the cache, that began it.
 //
-// program.cpp builds and walks the list; program_rows.cpp, program_products.cpp, program_experts.cpp and
-// program_attention.cpp run its instructions.
+// program.cpp builds and walks the list; program_rows.cpp, program_products.cpp, program_experts.cpp,
+// program_attention.cpp and program_recurrent.cpp run its instructions.
 #pragma once
 
 #include <memory>
@@ -17,6 +17,7 @@
 #include "kernels.h"
 #include "kv_cache.h"
 #include "memory.h"
+#include "states.h"
 #include "step.h"
 #include "threads.h"
 #include "weights.h"
@@ -87,11 +88,12 @@ class Program {
   // Each adds one instruction. `width` is of the result. `heads` repeats it along a row; where there are
   // strides, heads lie that far apart, else they are neighbours.
   void embed(Ids ids, Weight table, View out);
-  void rms_norm(View x, Floats weight, float eps, int heads, View out);
+  // The weight is of a head, or of all heads.
+  void rms_norm(View x, Floats weight, float eps, int width, int heads, View out);
   void layer_norm(View x, Floats weight, Floats shift, float eps, int heads, View out);
   void normalize(View x, int width, int heads, View out);
   void curve(View x, Curve kind, int width, View out);
-  void gate(View x, Curve kind, int width, View out);
+  void gate(View gates, View x, Curve kind, int width, View out);
   void sigmoid_mul(View x, View gates, bool one_gate, int width, View out);
   void scale(View x, float factor, int width, View out);
   void softcap(View x, float cap, int width, View out);
@@ -131,6 +133,11 @@ class Program {
   // Rows are whole texts; nothing is stored.
   void attend_dense(View q, View k, View v, int heads, int kv_heads, int dim, Scoring scoring, View out,
                     bool quantized);
+
+  // Along each row's sequence; `states` has what came before.
+  void short_conv(View x, Floats weight, Floats bias, std::shared_ptr<States> states, int layer, View out);
+  void mamba2(View x, View dt, View b, View c, int heads, int groups, int dim, Floats a, Floats d,
+              std::shared_ptr<States> states, int layer, View out);
 
   // What the instructions index with a step.
   Limits limits() const;
@@ -183,6 +190,8 @@ class Program {
     experts_gate,
     attend,
     attend_dense,
+    short_conv,
+    mamba2,
   };
   static const char* name(Op op);
   // Works row by row; the first of them read no row but their own.
@@ -198,7 +207,7 @@ class Program {
   };
   struct Instruction {
     Op op;
-    View a, b, c, out;
+    View a, b, c, d, out;
     int width = 0, heads = 1, from_stride = 0, to_stride = 0;
     float number = 0;
     bool quantized = false, one_gate = false;
@@ -209,6 +218,7 @@ class Program {
     Floats vector = nullptr, shift = nullptr;  // shift: a bias
     std::shared_ptr<RopeTable> rope = nullptr;
     std::shared_ptr<KvCache> kv = nullptr;
+    std::shared_ptr<States> states = nullptr;
     int layer = 0, plan = 0, kv_heads = 0;
     Scoring scoring{};
     std::vector<Weight> matrices = {};  // of experts
@@ -266,6 +276,9 @@ class Program {
   void run_experts(const Instruction& instruction, Shares& shares);
   void run_attention(const Instruction& instruction, Shares& shares, int thread);
   void run_dense_attention(const Instruction& instruction, Shares& shares, int thread);
+  std::pair<const float*, float*> states_of(const Instruction& instruction, int row) const;
+  void run_short_conv(const Instruction& instruction, Shares& shares);
+  void run_mamba2(const Instruction& instruction, Shares& shares);
   void attend_packed(const Instruction& instruction, const Task& task, int kv_head, float* scratch);
   // Logits decide: the few rows that are sampled go into their product with twice the bits.
   static int planes(const Buffer& buffer) { return buffer.sampled ? 2 : 1; }

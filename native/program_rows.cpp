@@ -27,7 +27,10 @@ void Program::one_row(const Instruction& i, int row) {
       return kernels_.embed_row(i.matrix->segments()[0].weight, ids[row], at(i.out, row));
     }
     case Op::rms_norm:
-      return heads([&](auto* x, auto* out) { kernels_.rms_norm(x, vector, out, i.width, i.number); });
+      for (int h = 0; h < i.heads; h++)
+        kernels_.rms_norm(at(i.a, row) + h * i.width, vector + h * i.from_stride,
+                          at(i.out, row) + h * i.width, i.width, i.number);
+      return;
     case Op::layer_norm:
       return heads(
           [&](auto* x, auto* out) { kernels_.layer_norm(x, vector, shift, out, i.width, i.number); });
@@ -38,7 +41,7 @@ void Program::one_row(const Instruction& i, int row) {
     case Op::curve:
       return kernels_.curve(i.curve, at(i.a, row), at(i.out, row), i.width);
     case Op::gate:
-      return kernels_.gate(i.curve, at(i.a, row), at(i.a, row) + i.width, at(i.out, row), i.width);
+      return kernels_.gate(i.curve, at(i.a, row), at(i.b, row), at(i.out, row), i.width);
     case Op::sigmoid_mul:
       return kernels_.sigmoid_mul(at(i.a, row), at(i.b, row), i.one_gate, at(i.out, row), i.width);
     case Op::scale:

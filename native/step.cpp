@@ -37,6 +37,10 @@ void check_step(const StepView& s, const Limits& limits) {
   check(s.token_types || !limits.types, "the model needs token_types");
   if (s.token_types)
     check_range(s.token_types, s.tokens, limits.token_types, "a token type is outside its table");
+  check(s.state_slots || !limits.states, "the model needs state_slots");
+  for (int i = 0; limits.states && i < 2 * s.rows; i++)
+    check(s.state_slots[i] >= -(i % 2 == 0) && s.state_slots[i] < limits.state_slots,
+          "a state slot is outside the states");
   check_range(s.slots, s.tokens, limits.slots, "a slot is outside the cache");
   check_range(s.out_rows, s.sampled, s.tokens, "an out_row is not a token of the step");
   check(s.page_size > 0 && s.page_size % kChunk == 0, "page_size is not a multiple of 16");

@@ -10,7 +10,8 @@ struct StepView {
   int tokens = 0, rows = 0, sampled = 0, page_size = 0, pages_per_row = 0;
   const int32_t *token_ids = nullptr, *positions = nullptr, *slots = nullptr, *row_starts = nullptr,
                 *kv_lens = nullptr, *page_table = nullptr, *out_rows = nullptr,
-                *token_types = nullptr;  // may be null
+                *token_types = nullptr,      // may be null
+                    *state_slots = nullptr;  // likewise
 };
 
 // What a program indexes with a step: each index of a kind must be less than its number.
@@ -18,6 +19,8 @@ struct Limits {
   int64_t token_ids = INT32_MAX, positions = INT32_MAX, token_types = INT32_MAX, slots = INT32_MAX;
   bool types = false;  // the program reads token_types
   bool paged = false;  // the program attends over pages
+  int64_t state_slots = INT32_MAX;
+  bool states = false;  // the program keeps recurrent states
 };
 
 // Throws std::invalid_argument that says what is wrong. Costs O(tokens + pages).

@@ -40,14 +40,15 @@ _FIRST_POSITIONS = 2048  # rows of a rotary table at first; it doubles when a lo
 
 @dataclass(frozen=True, eq=False)
 class LayerCache:
-    """One layer's pages of a native cache."""
+    """One layer's part of a native cache."""
 
     cache: Any
     layer: int
 
 
 class Cache:
-    """Keys and values of all layers: `cache[layer]` is what `attention` takes."""
+    """Keys and values of all layers, or their recurrent states: `cache[layer]` is what operations
+    take."""
 
     def __init__(self, native: Any) -> None:
         self.native = native
@@ -117,6 +118,9 @@ class CpuOps:
             _native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype == "f16")
         )
 
+    def new_state(self, layers: int, slots: int, size: int) -> Cache:
+        return Cache(_native.states(layers, slots, size))
+
     def compile(self, model: Callable[[Step, Array], Array]) -> Callable[[Step, Array], Array]:
         return Compiled(self, model)
 
@@ -161,6 +165,11 @@ class CpuOps:
     def act_mul(self, gate_up: Array, kind: Activation) -> Array:
         x = gate_up.dense()
         return x.recorder.add("gate", x.shape[0], (x.shape[1] // 2,), (x,), kind=kind)
+
+    @recorded()
+    def gated(self, x: Array, gate: Array, kind: Activation) -> Array:
+        inputs = (x.dense(), gate.dense())
+        return x.recorder.add("gated", x.shape[0], x.shape[1:], inputs, kind=kind)
 
     @recorded()
     def sigmoid_mul(self, x: Array, gate: Array) -> Array:
@@ -256,6 +265,29 @@ class CpuOps:
             gate_up_bias=list(gate_up_bias or ()),
             down_bias=list(down_bias or ()),
         )
+
+    @recorded()
+    def short_conv(
+        self, x: Array, weight: Array, bias: Array | None, state: Array, step: Step
+    ) -> Array:
+        attrs = {"weight": weight, "bias": bias, "state": state}
+        return x.recorder.add("short_conv", x.shape[0], x.shape[1:], (x,), **attrs)
+
+    @recorded()
+    def mamba2(
+        self,
+        x: Array,
+        dt: Array,
+        b: Array,
+        c: Array,
+        a: Array,
+        d: Array,
+        state: Array,
+        step: Step,
+    ) -> Array:
+        inputs = (x.dense(), dt, b.dense(), c.dense())
+        attrs = {"a": a, "d": d, "state": state}
+        return x.recorder.add("mamba2", x.shape[0], x.shape[1:], inputs, **attrs)
 
     @recorded()
     def pool(self, x: Array, step: Step, kind: Pooling) -> Array:

@@ -211,8 +211,8 @@ class _Lowering:
 
     def _rms_norm(self, node: Node) -> None:
         (x,), attrs = self._views(node), node.attrs
-        heads = node.inputs[0].heads
-        self.program.rms_norm(x, attrs["weight"], attrs["eps"], heads, self._place(node))
+        width, heads = node.inputs[0].shape[-1], node.inputs[0].heads
+        self.program.rms_norm(x, attrs["weight"], attrs["eps"], width, heads, self._place(node))
 
     def _layer_norm(self, node: Node) -> None:
         (x,), attrs = self._views(node), node.attrs
@@ -232,8 +232,13 @@ class _Lowering:
         self.program.curve(x, node.attrs["kind"], node.width, self._place(node))
 
     def _gate(self, node: Node) -> None:
-        (x,) = self._views(node)
-        self.program.gate(x, node.attrs["kind"], node.width, self._place(node))
+        ((buffer, at),), kind = self._views(node), node.attrs["kind"]
+        up = (buffer, at + node.width)
+        self.program.gate((buffer, at), up, kind, node.width, self._place(node))
+
+    def _gated(self, node: Node) -> None:
+        x, gates = self._views(node)
+        self.program.gate(gates, x, node.attrs["kind"], node.width, self._place(node))
 
     def _sigmoid_mul(self, node: Node) -> None:
         x, gates = self._views(node)
@@ -310,13 +315,27 @@ class _Lowering:
             view, out = (visits, 0), (gated, 0)
             if inner.width % _GROUP or gate_up[0].num_segments > 1:
                 program.experts_linear(view, gate_up, biases, routes, (both, 0))
-                program.gate((both, 0), kind, inner.width, out)
+                program.gate((both, 0), (both, inner.width), kind, inner.width, out)
                 if int8:
                     program.quantize(out, inner.width)
             else:
                 program.experts_gate(view, gate_up, biases, kind, routes, both, out, int8)
             program.experts_linear(out, down, attrs["down_bias"], routes, (results, 0))
             program.combine((results, 0), node.width, routes, self._place(node))
+
+    def _short_conv(self, node: Node) -> None:
+        (x,), attrs = self._views(node), node.attrs
+        weight, bias, state = attrs["weight"], attrs["bias"], attrs["state"]
+        self.program.short_conv(x, weight, bias, state.cache, state.layer, self._place(node))
+
+    def _mamba2(self, node: Node) -> None:
+        x, dt, b, c = self._views(node)
+        heads, dim = node.inputs[0].shape[1:]
+        a, d, state = (node.attrs[name] for name in ("a", "d", "state"))
+        self.program.mamba2(
+            x, dt, b, c, heads, node.inputs[2].shape[1], dim, a, d, state.cache, state.layer,
+            self._place(node),
+        )  # fmt: skip
 
     def _dense_attention(self, node: Node) -> None:
         q, k, v = self._views(node)

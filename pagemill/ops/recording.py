@@ -49,6 +49,7 @@ class Recording:
             self.program.run(
                 step.token_ids, step.positions, step.slots, step.row_starts, step.kv_lens,
                 step.page_table, step.out_rows, step.page_size, step.token_types,
+                step.state_slots,
             )  # fmt: skip
         except ValueError as error:
             raise EngineFailure(f"the step is not valid: {error}") from error

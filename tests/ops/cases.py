@@ -23,6 +23,7 @@ from tests.ops.case import (
     weight,
 )
 from tests.ops.expert_cases import expert_cases
+from tests.ops.recurrent_cases import recurrent_cases
 from tests.ops.row_cases import row_cases
 from tests.ops.sample_cases import Knobs, sample_cases, sample_rows
 
@@ -57,6 +58,7 @@ def all_cases() -> list[Case]:
         *_linear_cases(),
         *row_cases(),
         *attention_cases(),
+        *recurrent_cases(),
         *expert_cases(),
         *sample_cases(),
     ]

@@ -37,8 +37,12 @@ def _mapped_cases() -> Iterator[Case]:
     def shift(ops: Ops, x: Float32) -> Array:
         return ops.vector(np.sin(np.arange(x.shape[-1], dtype=np.float32)))
 
+    def of_heads(ops: Ops, x: Float32) -> Array:
+        return ops.vector(np.cos(np.arange(x[0].size, dtype=np.float32)))
+
     calls: dict[str, Callable[[Ops, Float32], Array]] = {
         "rms_norm": lambda ops, x: ops.rms_norm(x, vector(ops, x), 1e-5),
+        "rms_norm of each head": lambda ops, x: ops.rms_norm(x, of_heads(ops, x), 1e-5),
         "layer_norm": lambda ops, x: ops.layer_norm(x, vector(ops, x), shift(ops, x), 1e-5),
         "layer_norm without shift": lambda ops, x: ops.layer_norm(x + 3, vector(ops, x), None, 0.1),
         "bias": lambda ops, x: ops.bias(x, shift(ops, x)),
@@ -82,6 +86,16 @@ def _gated_cases() -> Iterator[Case]:
                 return [np.asarray(ops.act_mul(_wide(rng, *shape), kind))]
 
             yield Case(f"act_mul {kind} {shape}", "act_mul", gated)
+
+            def apart(
+                ops: Ops,
+                rng: np.random.Generator,
+                kind: Activation = kind,
+                shape: tuple[int, int] = shape,
+            ) -> Outputs:
+                return [np.asarray(ops.gated(normal(rng, *shape), _wide(rng, *shape), kind))]
+
+            yield Case(f"gated {kind} {shape}", "gated", apart)
         for shape in SHAPES if kind != "clamped_silu" else []:
 
             def act(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,53 @@ def test_attention_does_not_depend_on_the_batch(ops: cpu.CpuOps, scoring: Scorin
     whole = run([total])
     assert np.array_equal(run([1019, 1021, total]), whole)
     assert np.array_equal(run([1000, *range(1001, total + 1)]), whole)
+
+
+def sequence_of(ops: cpu.CpuOps, rng: np.random.Generator, total: int) -> Callable[..., np.ndarray]:
+    """A layer's convolution and recurrence of one sequence, cut into steps, beside other rows that
+    bring one token each."""
+    x, b, c = (normal(rng, total, heads, dim) for heads, dim in ((3, 40), (1, 24), (1, 24)))
+    a, d = ops.vector(-np.ones(3, np.float32)), ops.vector(normal(rng, 3))
+    weight, bias = ops.vector(normal(rng, 120 * 4)), ops.vector(normal(rng, 120))
+    dt = normal(rng, total, 3)
+
+    def run(cuts: list[int], others: int = 0) -> np.ndarray:
+        conv, scan = (ops.new_state(1, others + 1, size)[0] for size in (3 * 120, 3 * 40 * 24))
+        rows, done = [], 0
+        for end in cuts:
+            pages = np.arange(20 * (others + 1), dtype=np.int32)
+            step = ragged_step([0] * others + [done], [1] * others + [end - done], pages, 16)
+            slots = [[-1, slot] for slot in range(others)] + [[others if done else -1, others]]
+            step = replace(step, state_slots=np.array(slots, np.int32))
+            part = [0] * others + list(range(done, end))
+            y = ops.short_conv(x[part].reshape(-1, 120), weight, bias, conv, step)
+            y = ops.mamba2(y.reshape(-1, 3, 40), dt[part], b[part], c[part], a, d, scan, step)
+            rows.append(y[others:])
+            done = end
+        return np.concatenate(rows)
+
+    return run
+
+
+def test_a_sequence_does_not_depend_on_steps_or_batch(ops: cpu.CpuOps) -> None:
+    run = sequence_of(ops, np.random.default_rng(9), 300)
+    whole = run([300])
+    assert np.array_equal(run([3, 10, 11, 12, 140, 300]), whole)
+    assert np.array_equal(run([7, 100, 300], others=9), whole)
+    assert np.array_equal(run(list(range(1, 301))), whole)
+
+
+def test_a_state_outside_the_slots_is_refused(ops: cpu.CpuOps) -> None:
+    x, state = normal(np.random.default_rng(2), 1, 8), ops.new_state(1, 3, 24)[0]
+    weight = ops.vector(np.ones(32, np.float32))
+    for slots in ([3, 0], [-2, 0], [0, 3], [0, -1]):
+        step = whole_step([1], state_slots=np.array([slots], np.int32))
+        with pytest.raises(EngineFailure, match="state slot is outside"):
+            ops.short_conv(x, weight, None, state, step)
+    with pytest.raises(EngineFailure, match="needs state_slots"):
+        ops.short_conv(x, weight, None, state, whole_step([1]))
+    with pytest.raises(ValueError, match="state is of another size"):
+        ops.short_conv(x, ops.vector(np.ones(8, np.float32)), None, state, whole_step([1]))
 
 
 @pytest.mark.parametrize("window", [0, 30])
