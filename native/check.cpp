@@ -122,6 +122,22 @@ std::vector<float> attention(const Kernels& kernels, bool half, int dim, int gro
   return out;
 }
 
+// A convolution of 70 channels along seven tokens, then one head of a recurrence over what came of it.
+std::vector<float> recurrence(const Kernels& kernels, int dim, const std::vector<float>& numbers) {
+  const int count = 7, channels = 70, taps = 4, state = 24;
+  const float* x = numbers.data();
+  std::vector<float> inputs(count * channels), kept((taps - 1) * channels), s(x, x + state * dim),
+      out(count * dim);
+  kernels.short_conv(
+      {x, channels, inputs.data(), channels, count, channels, taps, x + 500, x + 900, x + 1000, kept.data()},
+      0, channels);
+  kernels.scan({inputs.data(), channels - dim, x + 300, 1, x + 400, state, x + 700, state, out.data(),
+                (size_t)dim, count, dim, state, -0.7f, 0.3f, s.data(), s.data()});
+  out.insert(out.end(), s.begin(), s.end());
+  out.insert(out.end(), kept.begin(), kept.end());
+  return out;
+}
+
 // Kernels of one row, by what they do to some numbers.
 void check_rows(const Kernels& kernels, const Kernels& portable, const std::vector<float>& numbers) {
   const float *x = numbers.data(), *y = &numbers[999], *z = &numbers[1999];
@@ -182,6 +198,9 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
                         std::to_string(history) + (scored.window ? " in a window" : ""),
                     attention(kernels, half, dim, group, history, scored, numbers),
                     attention(portable, half, dim, group, history, scored, numbers), 1e-4f);
+  for (int dim : {8, 16, 50})
+    compare(kernels.name, "recurrence of " + std::to_string(dim), recurrence(kernels, dim, numbers),
+            recurrence(portable, dim, numbers), 1e-5f);
   check_rows(kernels, portable, numbers);
 }
 

@@ -250,6 +250,8 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
             "topk_group": 2,
             "routed_scaling_factor": 2.5,
             "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+        },
+    ),
     "granitehybrid": (
         "GraniteMoeHybridConfig",
         {
