@@ -228,6 +228,7 @@ class Footprint:
     weights: tuple[KeptWeights, ...]
     vector_bytes: int  # norms and biases
     kv_token_bytes: int  # of the cache, for each token of a sequence
+    state_bytes: int  # recurrent states, for each sequence
     token_bytes: int  # activations, for each token of the largest step
     sampled_bytes: int  # logits and what leads to them, for each sampled row of a step
     thread_bytes: int  # scratch of each thread

@@ -70,6 +70,49 @@ class RecallModel:
         return tuple(answer)
 
 
+class StateModel:
+    """Next token = a checksum of the history, kept as a state; pages hold nothing.
+
+    `kv` (slots, 2) holds how many tokens a state has seen, and a checksum of them.
+    """
+
+    def __init__(self, vocab_size: int = 50) -> None:
+        self.vocab_size = vocab_size
+
+    def new_kv(self, num_pages: int, page_size: int, num_slots: int) -> Checksums:
+        return np.full((num_slots, 2), 0xDEAD, np.uint32)
+
+    def __call__(self, step: Step, kv: Checksums) -> Float32:
+        assert step.state_slots is not None
+        targets = step.state_slots[:, 1].tolist()
+        assert len(set(targets)) == len(targets), "two rows write one state"
+        ends: dict[int, int] = {}
+        for row, (source, target) in enumerate(step.state_slots.tolist()):
+            start, end = step.row_starts[row], step.row_starts[row + 1]
+            seen, state = kv[source].tolist() if source >= 0 else (0, 0)
+            assert seen == step.positions[start], (
+                "the state of another sequence or time"
+            )
+            for token in step.token_ids[start:end].tolist():
+                state = _checksum(state, token)
+            kv[target] = seen + end - start, state
+            ends[int(end) - 1] = state
+        logits = np.zeros((len(step.out_rows), self.vocab_size), np.float32)
+        for i, out_row in enumerate(step.out_rows.tolist()):
+            logits[i, ends[out_row] % self.vocab_size] = 1
+        return logits
+
+    def answer(self, request: Request) -> tuple[int, ...]:
+        """The greedy answer, from no state at all."""
+        state, answer = 0, []
+        for token in request.prompt:
+            state = _checksum(state, token)
+        for _ in range(request.max_tokens):
+            answer.append(state % self.vocab_size)
+            state = _checksum(state, answer[-1])
+        return tuple(answer)
+
+
 def _slots(step: Step, row: int) -> Int32:
     """Slots of a row's whole history, oldest first."""
     where = np.arange(step.kv_lens[row])
@@ -168,6 +211,14 @@ def recall_engine(plan: EnginePlan, vocab_size: int = 50) -> tuple[Engine, Recal
     model = RecallModel(vocab_size)
     ops: Ops = GreedyOps()  # type: ignore[assignment]  # an engine calls `sample` only
     return Engine(model, ops, model.new_kv(plan.num_pages, plan.page_size), plan, vocab_size), model
+
+
+def state_engine(plan: EnginePlan, vocab_size: int = 50) -> tuple[Engine, StateModel]:
+    """An engine on a StateModel."""
+    model = StateModel(vocab_size)
+    ops: Ops = GreedyOps()  # type: ignore[assignment]
+    kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
+    return Engine(model, ops, kv, plan, vocab_size), model
 
 
 def tiny_engine(plan: EnginePlan, card: ModelCard = TINY_CARD) -> Engine:

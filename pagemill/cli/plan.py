@@ -167,10 +167,12 @@ def memory_lines(card: ModelCard, footprint: Footprint, plan: EnginePlan) -> lis
         if footprint.kv_token_bytes
         else "the network keeps nothing of a text"
     )
+    states = f"{plan.max_num_seqs} at once, {text.size(footprint.state_bytes)} each"
     sampled = min(plan.max_num_seqs, plan.max_num_batched_tokens)
     rows = [
         ("weights", plan.weights_bytes, _weights(footprint)),
         ("cache", plan.kv_bytes, cache),
+        *([("states", plan.state_bytes, states)] if plan.state_bytes else []),
         (
             "workspace",
             plan.workspace_bytes,

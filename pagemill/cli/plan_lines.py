@@ -3,6 +3,8 @@
 from pagemill.cli.text import count, gives, size
 from pagemill.types import EnginePlan, ModelCard
 
+_NOT_SHARED = "are computed by every request: a state cannot be shared as pages can"
+
 
 def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
     """Model, context, threads and memory; memory in the decimal units of `list` and `doctor`."""
@@ -13,6 +15,8 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
     kept = f"{size(plan.kv_bytes)} for keys and values ({slots} tokens)"
     if not card.kv_elements:
         kept = "nothing for texts"
+    if plan.state_bytes:
+        kept += f" + {size(plan.state_bytes)} for states of {plan.max_num_seqs} requests"
     return [
         f"{name}: {card.architecture}, {count(card.parameters)} parameters, {card.quantization}",
         *([f"  gives     {gives(card)}"] if card.pooling else []),
@@ -22,4 +26,5 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
         f"  memory    {size(plan.weights_bytes)} weights + {kept} "
         f"+ {size(plan.workspace_bytes)} workspace + {size(plan.process_bytes)} processes "
         f"= {size(plan.total_bytes)} at most",
+        *([f"  prefixes  {_NOT_SHARED}"] if plan.state_bytes else []),
     ]

@@ -20,6 +20,7 @@ POOLED_QUEUED = 4096  # one call may bring two thousand texts
 POOLED_BATCHED_TOKENS = 1024  # a longer text has a step of its own
 TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
 KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
+STATE_SHARE = 0.2  # likewise, for recurrent states
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
 
 # Fitted (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
@@ -73,13 +74,16 @@ def plan(
             f"page_size is {page_size}; the cpu backend takes multiples of {CPU_PAGE_SIZE}",
             param="page_size",
         )
-    max_num_seqs, batched, max_queued = _batching(config, card)
-    if config.max_model_len:
-        _within("max_model_len", config.max_model_len, 1, card.context_length)
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
     footprint = footprint or estimate(card, backend)
     page_bytes = page_size * footprint.kv_token_bytes
     process = ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size
+    fixed = footprint.weights_bytes + process
+    max_num_seqs = _max_num_seqs(config, card, footprint, machine.available_bytes - fixed)
+    state_bytes = max_num_seqs * footprint.state_bytes
+    batched, max_queued = _batching(config, card, max_num_seqs)
+    if config.max_model_len:
+        _within("max_model_len", config.max_model_len, 1, card.context_length)
 
     def workspace(model_len: int) -> int:
         step_tokens = max(batched, model_len) if card.pooling else batched
@@ -90,8 +94,8 @@ def plan(
     of_a_step = batched // page_size + max_num_seqs
     useful = of_a_step if card.pooling else -(-max_num_seqs * TYPICAL_LEN // page_size)
     shortest = config.max_model_len or min(SMALLEST_USEFUL_LEN, card.context_length)
-    fixed = footprint.weights_bytes + process + workspace(shortest)
-    room = _Room(machine.available_bytes, fixed, page_size, page_bytes)
+    fixed += state_bytes + workspace(shortest)
+    room = _Room(machine.available_bytes, fixed, page_size, page_bytes, state_bytes > 0)
     num_pages = _num_pages(config, card, room, useful)
     max_model_len = config.max_model_len or min(card.context_length, num_pages * page_size)
     return EnginePlan(
@@ -105,20 +109,42 @@ def plan(
         page_size=page_size,
         num_pages=num_pages,
         kv_bytes=num_pages * page_bytes,
-        prefix_caching=config.prefix_caching and not card.pooling,
+        # Pages alone do not hold what a network with states knows of a prefix.
+        prefix_caching=config.prefix_caching and not card.pooling and not state_bytes,
         dtype=config.dtype,
         quantization=config.quantization,
+        state_bytes=state_bytes,
         weights_bytes=footprint.weights_bytes,
         workspace_bytes=workspace(max_model_len),
         process_bytes=process,
     )
 
 
-def _batching(config: EngineSettings, card: ModelCard) -> tuple[int, int, int]:
-    """Sequences at once, tokens of a step, requests that may wait."""
+def _max_num_seqs(
+    config: EngineSettings, card: ModelCard, footprint: Footprint, free: int
+) -> int:
+    """How many sequences run at once: by default, as many as have room for their states."""
     # Vectors of networks that keep nothing cost nothing beside their tokens.
-    default_seqs = MAX_NUM_SEQS if card.pooling and not card.kv_elements else DEFAULT_NUM_SEQS
-    max_num_seqs = _within("max_num_seqs", config.max_num_seqs or default_seqs, 1, MAX_NUM_SEQS)
+    default = MAX_NUM_SEQS if card.pooling and not card.kv_elements else DEFAULT_NUM_SEQS
+    if footprint.state_bytes:
+        room = int(max(0, free) * STATE_SHARE) // footprint.state_bytes
+        default = max(1, min(default, room))
+    count = _within("max_num_seqs", config.max_num_seqs or default, 1, MAX_NUM_SEQS)
+    need = count * footprint.state_bytes
+    if need and need > free:
+        fits = max(0, free) // footprint.state_bytes
+        most = f" (to {fits}, the most that fits)" if fits else ""
+        raise ConfigError(
+            f"max_num_seqs is {count}: that many recurrent states need {_mib(need)}, there are "
+            f"{_mib(max(0, free))} beside weights and processes; lower --max-num-seqs{most} or "
+            f"choose a smaller model",
+            param="max_num_seqs",
+        )
+    return count
+
+
+def _batching(config: EngineSettings, card: ModelCard, max_num_seqs: int) -> tuple[int, int]:
+    """Tokens of a step, requests that may wait."""
     # However many answers run, a prompt must find room beside them.
     default_tokens = max(DEFAULT_BATCHED_TOKENS, 2 * max_num_seqs)
     default_queued = DEFAULT_QUEUED
@@ -128,7 +154,7 @@ def _batching(config: EngineSettings, card: ModelCard) -> tuple[int, int, int]:
         "max_num_batched_tokens", config.max_num_batched_tokens or default_tokens, 1, 1 << 20
     )
     max_queued = _within("max_queued", config.max_queued or default_queued, 1, 1 << 20)
-    return max_num_seqs, batched, max_queued
+    return batched, max_queued
 
 
 def workspace_bytes(
@@ -164,6 +190,7 @@ def estimate(card: ModelCard, backend: str) -> Footprint:
         weights=(KeptWeights(card.quantization, name, card.weights_bytes, kept),),
         vector_bytes=0,
         kv_token_bytes=kv_bytes_per_token(card, backend),
+        state_bytes=4 * card.state_elements,
         token_bytes=4 * (4 * card.hidden_size + 3 * card.ffn_size + 2 * heads * card.head_dim),
         sampled_bytes=4 * (card.vocab_size + 3 * card.hidden_size),
         thread_bytes=4 * card.vocab_size + (1 << 17),
@@ -181,6 +208,7 @@ class _Room:
     fixed: int
     page_size: int
     page_bytes: int
+    states: bool
 
     @property
     def free(self) -> int:
@@ -190,11 +218,12 @@ class _Room:
         """Need, have, and the ways out that are open."""
         fits = have // self.page_bytes * self.page_size
         most = f" (to {fits}, the most that fits)" if fits else ""
+        states, fewer = (" states,", " or --max-num-seqs") if self.states else ("", "")
         return ConfigError(
             f"{setting}: keys and values need {_mib(need)}, there are {_mib(have)} (for a context "
-            f"of at least {needed_len} tokens, beside {_mib(self.fixed)} for weights, workspace "
-            f"and processes, of {_mib(self.available)} available); "
-            f"lower --max-model-len{most}, set --kv-cache-memory to what this machine can spare, "
+            f"of at least {needed_len} tokens, beside {_mib(self.fixed)} for weights,{states} "
+            f"workspace and processes, of {_mib(self.available)} available); "
+            f"lower --max-model-len{most}{fewer}, set --kv-cache-memory to what this machine can spare, "
             f"or choose a smaller model or one of fewer bits (--quantization int4)",
             param=setting,
         )

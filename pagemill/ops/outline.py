@@ -140,6 +140,7 @@ class OutlineOps(CpuOps):
         self._kept: Counter[tuple[str, str]] = Counter()
         self._stored: Counter[tuple[str, str]] = Counter()
         self._kv_bytes = 0
+        self._state_bytes = 0
         self._head_dim = 0
         self._vectors = 0
 
@@ -178,9 +179,13 @@ class OutlineOps(CpuOps):
         self._kv_bytes += layers * heads * 2 * padded * (2 if self.kv_dtype == "f16" else 4)
         return _Cache()
 
+    def new_state(self, layers: int, slots: int, size: int) -> Any:
+        self._state_bytes += layers * slots * (-(-size // _LINE) * _LINE) * 4
+        return _Cache()
+
     def footprint(self, model: Any, vocab_size: int) -> Footprint:
         """Of a network that was built on these operations."""
-        kv = model.new_kv(1, _PADDED)
+        kv = model.new_kv(1, _PADDED, 1)
         recorder, buffers = Recorder(), _Buffers()
         network: Callable[[Step, Any], Any] = model
         result = network(SymbolicStep(recorder), kv)  # type: ignore[arg-type]
@@ -194,6 +199,7 @@ class OutlineOps(CpuOps):
             ),
             vector_bytes=self._vectors,
             kv_token_bytes=self._kv_bytes,
+            state_bytes=self._state_bytes,
             token_bytes=buffers.row_bytes(sampled=False),
             sampled_bytes=buffers.row_bytes(sampled=True),
             thread_bytes=scratch + 4 * vocab_size,  # sampling weighs each token

@@ -16,6 +16,17 @@ PLAN = replace(
 )
 
 
+def test_says_what_states_take_and_that_prefixes_are_not_shared() -> None:
+    card = replace(SMOLLM2_CARD, architecture="granitehybrid", state_elements=1_000_000)
+    lines = plan_lines("granite", card, replace(PLAN, state_bytes=256_000_000))
+    assert lines[-2:] == [
+        "  memory    97 MB weights + 377 MB for keys and values (16384 tokens) "
+        "+ 256 MB for states of 64 requests "
+        "+ 22 MB workspace + 100 MB processes = 852 MB at most",
+        "  prefixes  are computed by every request: a state cannot be shared as pages can",
+    ]
+
+
 def test_says_model_context_threads_and_memory() -> None:
     assert plan_lines("smollm2", SMOLLM2_CARD, PLAN) == [
         "smollm2: llama, 135M parameters, Q4_1",

@@ -84,6 +84,33 @@ def test_the_pages_of_a_pooled_decoder_hold_one_step_and_the_longest_text() -> N
         )
 
 
+STATES = replace(CARD, state_elements=15_000_000)  # 57 MiB a sequence
+
+
+def test_states_are_a_part_of_the_memory_and_limit_who_runs_at_once() -> None:
+    made = planned(Asked(), STATES)
+    assert made.max_num_seqs == 42  # in a fifth of what weights and processes leave
+    assert made.state_bytes == 42 * 60_000_000
+    assert not made.prefix_caching and planned(Asked(), CARD).state_bytes == 0
+    assert planned(Asked(), replace(STATES, state_elements=1000)).max_num_seqs == 64
+    assert planned(Asked(max_num_seqs=64), STATES).state_bytes == 64 * 60_000_000
+    # Somebody must run, and pages get what the states leave.
+    small = planned(Asked(), STATES, available=FIXED + (100 << 20))
+    assert small.max_num_seqs == 1
+    assert 0 < small.kv_bytes and small.total_bytes <= FIXED + (100 << 20)
+
+
+def test_states_that_do_not_fit_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"is 300: .* 17,166.1 MiB.*to 208, the") as caught:
+        planned(Asked(max_num_seqs=300), STATES)
+    assert caught.value.param == "max_num_seqs"
+    assert planned(Asked(max_num_seqs=200), STATES).state_bytes == 200 * 60_000_000
+    with pytest.raises(ConfigError, match="max_num_seqs is 1:"):
+        planned(Asked(), STATES, available=CARD.weights_bytes + 1000)
+    with pytest.raises(ConfigError, match="for weights, states, workspace.* or --max-num-seqs"):
+        planned(Asked(max_num_seqs=200, max_model_len=8192), STATES)
+
+
 def test_a_small_machine_shortens_an_automatic_context() -> None:
     made = planned(Asked(), available=FIXED + (100 << 20))
     assert 256 <= made.max_model_len < 8192
@@ -150,11 +177,12 @@ def test_all_memory_is_planned() -> None:
     assert made.workspace_bytes > 256 * 4 * CARD.hidden_size + 4 * 4 * CARD.vocab_size
     parts = made.weights_bytes + made.workspace_bytes + made.process_bytes + made.kv_bytes
     assert made.total_bytes == parts
+    assert replace(made, state_bytes=1000).total_bytes == parts + 1000
     assert planned(Asked(), available=made.total_bytes).total_bytes <= made.total_bytes
 
 
 def test_workspace_follows_the_largest_step() -> None:
-    sizes = Footprint((), 0, 0, 1000, 500, 100, 7, 3)
+    sizes = Footprint((), 0, 0, 0, 1000, 500, 100, 7, 3)
     assert workspace_bytes(sizes, 256, 4, 2, 100) == 256_000 + 2_000 + 2 * 800 + 3 * 2048
     assert workspace_bytes(sizes, 2, 4, 1, 5000) == 2_000 + 1_000 + 35_100 + 3 * 8192
 

@@ -35,6 +35,7 @@ def step() -> Step:
         out_rows=np.arange(SAMPLED, dtype=np.int32),
         page_size=PAGE_SIZE,
         token_types=np.zeros(TOKENS, np.int32),
+        state_slots=np.array([[-1, 0]], np.int32),
     )
 
 
@@ -42,6 +43,7 @@ class Counting(cpu.CpuOps):  # type: ignore[misc, name-defined]
     """The real backend, which remembers the sizes of its matrices."""
 
     weights_bytes = 0
+    kept = kept_bytes = 0  # caches and states
 
     def upload(self, weight: object, table: bool = False) -> object:
         matrix = super().upload(weight, table)
@@ -51,6 +53,17 @@ class Counting(cpu.CpuOps):  # type: ignore[misc, name-defined]
     def vector(self, values: object) -> object:
         self.weights_bytes += 4 * len(values)  # type: ignore[arg-type]
         return super().vector(values)
+
+    def new_kv(self, *sizes: int) -> object:
+        return self._keep(super().new_kv(*sizes))
+
+    def new_state(self, *sizes: int) -> object:
+        return self._keep(super().new_state(*sizes))
+
+    def _keep(self, cache: cpu.Cache) -> object:
+        self.kept += 1
+        self.kept_bytes += cache.nbytes
+        return cache
 
 
 @pytest.mark.parametrize(
@@ -64,9 +77,9 @@ def test_it_says_what_the_network_takes(path: Path) -> None:
     model = models.build(checkpoint.card, ops, checkpoint.source)
     assert footprint.weights_bytes == ops.weights_bytes
 
-    kv = model.new_kv(4, PAGE_SIZE)
-    if footprint.kv_token_bytes:
-        assert kv.nbytes == 4 * PAGE_SIZE * footprint.kv_token_bytes + 4096
+    kv = model.new_kv(4, PAGE_SIZE, 5)
+    pages = 4 * PAGE_SIZE * footprint.kv_token_bytes
+    assert ops.kept_bytes == pages + 5 * footprint.state_bytes + 4096 * ops.kept
     run = ops.compile(model)
     sampled = len(run(step(), kv))
     planned = footprint.token_bytes * TOKENS + footprint.sampled_bytes * sampled
