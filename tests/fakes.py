@@ -90,9 +90,7 @@ class StateModel:
         for row, (source, target) in enumerate(step.state_slots.tolist()):
             start, end = step.row_starts[row], step.row_starts[row + 1]
             seen, state = kv[source].tolist() if source >= 0 else (0, 0)
-            assert seen == step.positions[start], (
-                "the state of another sequence or time"
-            )
+            assert seen == step.positions[start], "the state of another sequence or time"
             for token in step.token_ids[start:end].tolist():
                 state = _checksum(state, token)
             kv[target] = seen + end - start, state
