@@ -68,12 +68,7 @@ def plan(
     a footprint memory is estimated from the card.
     """
     backend = "cpu" if config.backend == "auto" else config.backend
-    page_size = _within("page_size", config.page_size, 1, 1024)
-    if backend == "cpu" and page_size % CPU_PAGE_SIZE:
-        raise ConfigError(
-            f"page_size is {page_size}; the cpu backend takes multiples of {CPU_PAGE_SIZE}",
-            param="page_size",
-        )
+    page_size = _page_size(config, backend)
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
     footprint = footprint or estimate(card, backend)
     page_bytes = page_size * footprint.kv_token_bytes
@@ -120,9 +115,17 @@ def plan(
     )
 
 
-def _max_num_seqs(
-    config: EngineSettings, card: ModelCard, footprint: Footprint, free: int
-) -> int:
+def _page_size(config: EngineSettings, backend: str) -> int:
+    page_size = _within("page_size", config.page_size, 1, 1024)
+    if backend == "cpu" and page_size % CPU_PAGE_SIZE:
+        raise ConfigError(
+            f"page_size is {page_size}; the cpu backend takes multiples of {CPU_PAGE_SIZE}",
+            param="page_size",
+        )
+    return page_size
+
+
+def _max_num_seqs(config: EngineSettings, card: ModelCard, footprint: Footprint, free: int) -> int:
     """How many sequences run at once: by default, as many as have room for their states."""
     # Vectors of networks that keep nothing cost nothing beside their tokens.
     default = MAX_NUM_SEQS if card.pooling and not card.kv_elements else DEFAULT_NUM_SEQS
@@ -132,12 +135,10 @@ def _max_num_seqs(
     count = _within("max_num_seqs", config.max_num_seqs or default, 1, MAX_NUM_SEQS)
     need = count * footprint.state_bytes
     if need and need > free:
-        fits = max(0, free) // footprint.state_bytes
-        most = f" (to {fits}, the most that fits)" if fits else ""
         raise ConfigError(
             f"max_num_seqs is {count}: that many recurrent states need {_mib(need)}, there are "
-            f"{_mib(max(0, free))} beside weights and processes; lower --max-num-seqs{most} or "
-            f"choose a smaller model",
+            f"{_mib(max(0, free))} beside weights and processes; lower --max-num-seqs or choose a "
+            f"smaller model",
             param="max_num_seqs",
         )
     return count
@@ -223,8 +224,8 @@ class _Room:
             f"{setting}: keys and values need {_mib(need)}, there are {_mib(have)} (for a context "
             f"of at least {needed_len} tokens, beside {_mib(self.fixed)} for weights,{states} "
             f"workspace and processes, of {_mib(self.available)} available); "
-            f"lower --max-model-len{most}{fewer}, set --kv-cache-memory to what this machine can spare, "
-            f"or choose a smaller model or one of fewer bits (--quantization int4)",
+            f"lower --max-model-len{most}{fewer}, set --kv-cache-memory to what this machine can "
+            f"spare, or choose a smaller model or one of fewer bits (--quantization int4)",
             param=setting,
         )
 
