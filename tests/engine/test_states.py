@@ -15,7 +15,7 @@ from pagemill.ops.reference import ReferenceOps
 from pagemill.types import Delta, EnginePlan, Request
 from pagemill.weights.load import open_model
 from tests.fakes import request, run, state_engine, token_ids
-from tests.models.test_golden import step_of
+from tests.models.test_golden import logits, step_of
 from tests.samples import engine_plan
 
 HYBRID = Path(__file__).parents[1] / "golden" / "granitehybrid"
@@ -128,6 +128,24 @@ def recomputed(ops: Ops, order: Request) -> tuple[int, ...]:
         rows = Sampler().rows(state, np.array([len(tokens)], np.int32))
         tokens.append(int(ops.sample(logits, rows).ids[0]))
     return tuple(tokens[len(order.prompt) :])
+
+
+def test_the_bytes_are_the_same_alone_and_among_others() -> None:
+    cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
+    ops, checkpoint = cpu.CpuOps(threads=2), open_model(HYBRID, models)
+    model = models.build(checkpoint.card, ops, checkpoint.source)
+    ids = list(range(5, 45))
+    alone = logits(model, model.new_kv(16, 16, 3), (ids, 0))
+    kv = model.new_kv(16, 16, 3)
+    logits(model, kv, ([9] * 30, 0), (ids, 0), ([2] * 5, 0))  # it is the second of three rows
+    for cuts in ([0, 40], [0, 1, 2, 3, 20, 21, 40], [*range(0, 41, 7), 40]):
+        parts = []
+        for start, end in itertools.pairwise(cuts):
+            of_others = ([1] * (start % 3 + 1), 0), ([3], 0)
+            part = logits(model, kv, of_others[0], (ids[start:end], start), of_others[1])
+            before = len(of_others[0][0])
+            parts.append(part[before : before + end - start])
+        assert np.array_equal(np.concatenate(parts), alone)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -142,5 +142,13 @@ def test_prompts_together(model: Model, golden: Golden) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=CLOSE)
 
 
+def test_memory_that_others_used_is_as_new(model: Model, golden: Golden) -> None:
+    """Pages, and slots of states, of which nothing may be read that was there before."""
+    first, second = (golden.expected()[index][0] for index in (0, -1))
+    alone, kv = logits(model, new_kv(model), (second, 0)), new_kv(model)
+    logits(model, kv, (first, 0))
+    np.testing.assert_array_equal(logits(model, kv, (second, 0)), alone)
+
+
 def test_greedy_text_varies(golden: Golden) -> None:
     assert all(len(set(text.tolist())) > 3 for _, _, text in golden.expected())
