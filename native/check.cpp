@@ -131,8 +131,8 @@ std::vector<float> recurrence(const Kernels& kernels, int dim, const std::vector
   kernels.short_conv(
       {x, channels, inputs.data(), channels, count, channels, taps, x + 500, x + 900, x + 1000, kept.data()},
       0, channels);
-  kernels.scan({inputs.data(), (size_t)(channels - dim), x + 300, 1, x + 400, state, x + 700, state, out.data(),
-                (size_t)dim, count, dim, state, -0.7f, 0.3f, s.data(), s.data()});
+  kernels.scan({inputs.data(), (size_t)(channels - dim), x + 300, 1, x + 400, state, x + 700, state,
+                out.data(), (size_t)dim, count, dim, state, -0.7f, 0.3f, s.data(), s.data()});
   out.insert(out.end(), s.begin(), s.end());
   out.insert(out.end(), kept.begin(), kept.end());
   return out;

@@ -168,6 +168,17 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
             "intermediate_size": 24,
         },
     ),
+    "granitemoe_shared": (
+        "GraniteMoeSharedConfig",
+        {
+            **SMALL,
+            **GRANITE,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 24,
+            "shared_intermediate_size": 40,
+        },
+    ),
     "smollm3": (
         "SmolLM3Config",
         {
