@@ -41,6 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights.formats": set(),
     "text": SETTINGS | {"small_files"},
     "hub": SETTINGS,
+    "bench": SETTINGS | {"machine"},
+    "bench.kernels": VOCABULARY | {"bench", "ops", "weights.formats"},
 }
 ARRAY_LIBRARIES = {"numpy", "torch", "triton", "jax", "ml_dtypes"}
 TORCH_HOMES = ("ops.cuda", "ops.graphs", "ops.triton", "parallel")

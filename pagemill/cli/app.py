@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pagemill.cli.bench import bench
 from pagemill.cli.boundary import boundary, print_note
 from pagemill.cli.options import with_settings
 from pagemill.config import Settings
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench)
 
 
 def run_app(arguments: list[str]) -> int:
