@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": VOCABULARY | {"engine", "models", "ops", "weights"},
     "machine": {"types"},
     "footprint": VOCABULARY | {"models", "ops", "weights"},
+    "conversion": VOCABULARY | {"models", "ops", "text", "weights"},
     "server": SETTINGS | {"text", "hub", "runtime"},
     "engine": VOCABULARY | {"decoding", "ops.interface"},
     "decoding": VOCABULARY | {"ops.interface"},

@@ -10,10 +10,11 @@ from pagemill.cli.boundary import print_note
 from pagemill.cli.models import required
 from pagemill.cli.progress import byte_progress
 from pagemill.cli.text import count, size
-from pagemill.errors import Unsupported
 
 if TYPE_CHECKING:
     from pagemill.config import Settings
+    from pagemill.hub.store import StoredModel
+    from pagemill.weights.mixtures import Mixture
     from pagemill.weights.quantize import Summary
 
 
@@ -27,29 +28,43 @@ def quantize(
     source: str, target: Path, type_: str, settings: Settings, *, overwrite: bool, threads: int
 ) -> str:
     """Quantize a model on this machine to a file; the line that says how large it became."""
-    from pagemill.machine import this_machine
-    from pagemill.weights.mixtures import mixture
-    from pagemill.weights.quantize import quantize_file
-
-    chosen = mixture(type_)
-    path = required(source, settings).path
-    if path.is_dir():
-        raise Unsupported(f"{source} is a folder; only GGUF files can be quantized")
-    with byte_progress() as report:
-        summary = quantize_file(
-            path,
-            target,
-            chosen,
-            overwrite=overwrite,
-            threads=threads or this_machine().cores,
-            progress=lambda done, total: report(_Step("quantizing", total, done)),
-        )
-    for note in _notes(summary):
-        print_note(note)
+    chosen = checked_type(type_)
+    summary = write(
+        required(source, settings), target, chosen, overwrite=overwrite, threads=threads
+    )
     return (
         f"{target}: {size(target.stat().st_size)}, {summary.bits_per_weight:.2f} bits for each of "
         f"{count(summary.elements)} weights ({_listed(summary.formats)})"
     )
+
+
+def checked_type(type_: str) -> Mixture:
+    """Unsupported lists the types there are."""
+    from pagemill.weights.mixtures import mixture
+
+    return mixture(type_)
+
+
+def write(
+    model: StoredModel, target: Path, type_: Mixture, *, overwrite: bool = False, threads: int = 0
+) -> Summary:
+    """Quantize a model to a file, with a bar, and tell what it lost beside precision."""
+    from pagemill.conversion import write_gguf
+    from pagemill.machine import this_machine
+
+    with byte_progress() as report:
+        written = write_gguf(
+            model.path,
+            target,
+            type_,
+            name=model.path.resolve().name if model.name.kind == "file" else model.name.model,
+            overwrite=overwrite,
+            threads=threads or this_machine().cores,
+            progress=lambda done, total: report(_Step("quantizing", total, done)),
+        )
+    for note in (*_notes(written.summary), *(f"Not in the file: {one}." for one in written.notes)):
+        print_note(note)
+    return written.summary
 
 
 def _notes(summary: Summary) -> list[str]:

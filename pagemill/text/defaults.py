@@ -18,7 +18,7 @@ GENERATION_CONFIG = "generation_config.json"
 _MAX_STOP_IDS = 128
 
 # Our names, and those of the files.
-_GGUF_KEYS = MappingProxyType(
+GGUF_KEYS = MappingProxyType(
     {
         "temperature": "general.sampling.temp",
         "top_k": "general.sampling.top_k",
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def defaults_of_gguf(metadata: Mapping[str, Any]) -> GenerationDefaults:
     """The defaults in a GGUF file's metadata. Its tokenizer knows the ids that end an answer."""
-    return GenerationDefaults(**_numbers(metadata, _GGUF_KEYS, "the model file"))
+    return GenerationDefaults(**_numbers(metadata, GGUF_KEYS, "the model file"))
 
 
 def defaults_of_folder(folder: Path, vocab_size: int) -> GenerationDefaults:

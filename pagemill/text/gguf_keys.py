@@ -24,7 +24,7 @@ from pagemill.text.vocabulary import (
 
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # of token_type
 _TYPES = range(7)
-_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ class Keys:
             raise bad("tokens", first_duplicate(tokens))
         by_type = self._types(len(tokens))
         control, user_defined = by_type[UNKNOWN] + by_type[CONTROL], by_type[USER_DEFINED]
-        named = {self.token_id(key, len(tokens)) for key in _END_KEYS[1:]}
-        named.add(self.token_id(_END_KEYS[0], len(tokens), eos))
+        named = {self.token_id(key, len(tokens)) for key in END_KEYS[1:]}
+        named.add(self.token_id(END_KEYS[0], len(tokens), eos))
         found = find_ends(ids, frozenset(control + user_defined))
         return TokenList(
             tokens=tuple(tokens),

@@ -108,7 +108,7 @@ def _rows() -> Iterable[tuple[str, PreTokenizer]]:
         ("gpt-2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum", _PLAIN_GPT2),
         ("jina-v1-en jina-v2-code roberta-bpe mpt olmo jais exaone4 modern-bert", _PLAIN_GPT2),
         ("trillion granite-docling", _PLAIN_GPT2),
-        ("starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", _DIGITS_APART),
+        ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", _DIGITS_APART),
         ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", _LLAMA3),
         ("dbrx smaug-bpe chatglm-bpe", _DBRX),
         ("glm4 glm5", _GLM),
@@ -158,6 +158,10 @@ TABLE = MappingProxyType(
         "youtu": PreTokenizer((_YOUTU_SCRIPTS, _o200k("", _APOSTROPHES + "?")), ignore_merges=True),
     }
 )
+
+
+# Expressions of models' own files -> those that rows here have in their place.
+SAME = MappingProxyType({r"\s+$": LAST_BLANKS})
 
 
 def get(name: str) -> PreTokenizer:

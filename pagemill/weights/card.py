@@ -22,7 +22,7 @@ _MOST_WIDTH = 1 << 24  # hidden, ffn and vocabulary sizes, context length
 _MOST_LABELS = 1 << 16
 _MATRIX_DIMS = 2
 _NORM_EPS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
-_POOLINGS = ("", "mean", "cls", "last", "rank")  # by GGUF's number: "<architecture>.pooling_type"
+POOLINGS = ("", "mean", "cls", "last", "rank")  # by GGUF's number: "<architecture>.pooling_type"
 
 
 class TensorFacts(Protocol):
@@ -132,8 +132,8 @@ def _vocab_size(
 
 
 def _pooling(keys: MetadataKeys, family: Family) -> str:
-    kind = keys.whole("pooling_type", 0, len(_POOLINGS) - 1, 0)
-    return _POOLINGS[kind] or family.pooling
+    kind = keys.whole("pooling_type", 0, len(POOLINGS) - 1, 0)
+    return POOLINGS[kind] or family.pooling
 
 
 def _labels(keys: MetadataKeys) -> tuple[str, ...]:

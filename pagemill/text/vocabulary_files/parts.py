@@ -26,7 +26,7 @@ _MAX_CHARSMAP = 1 << 22
 # Expressions of well-known models, some of which a general rule cannot tell from costly ones, and
 # what is used instead.
 _KNOWN = {pattern: pattern for row in pretokenizers.TABLE.values() for pattern in row.patterns}
-_KNOWN[r"\s+$"] = pretokenizers.LAST_BLANKS
+_KNOWN |= pretokenizers.SAME
 _ROWS = {row.patterns: row for row in pretokenizers.TABLE.values()}
 _UNKNOWN_WINDOW = 1024  # so that time which grows with the square of a window stays small
 _BLANK_ENDS = r"(?<=\S)(?=\s)"
@@ -45,7 +45,7 @@ class Cutting:
 
 def read_cutting(path: Path, value: dict[str, Any] | None) -> Cutting:
     """The pre-tokenizer: one for beginnings of texts, and one that puts no blank before a text."""
-    steps = list(_steps(path, "pre_tokenizer", value, "pretokenizers"))
+    steps = list(steps_of(path, "pre_tokenizer", value, "pretokenizers"))
     patterns = tuple(_make_safe(path, "pre_tokenizer", step) for step in steps)
     regular = tuple(pattern for pattern in patterns if pattern is not None)
     rest = [_continued(step, number == 0) for number, step in enumerate(steps)]
@@ -60,7 +60,7 @@ def read_cutting(path: Path, value: dict[str, Any] | None) -> Cutting:
 
 def read_normalizer(path: Path, value: dict[str, Any] | None, *, closed: bool) -> Normalize | None:
     """`closed`: the vocabulary uses U+FFFF for names that no text may hold."""
-    steps = list(_steps(path, "normalizer", value, "normalizers"))
+    steps = list(steps_of(path, "normalizer", value, "normalizers"))
     growth = 1
     for step in steps:
         _make_safe(path, "normalizer", step, linear=True)
@@ -79,7 +79,7 @@ def read_normalizer(path: Path, value: dict[str, Any] | None, *, closed: bool) -
 
 def read_spelling(path: Path, value: dict[str, Any] | None) -> tuple[Spelling, bool]:
     """What bytes a token stands for, and whether a text begins with a blank too many."""
-    steps = list(_steps(path, "decoder", value, "decoders"))
+    steps = list(steps_of(path, "decoder", value, "decoders"))
     kinds = [step["type"] for step in steps]
     if not steps:
         return partial(spelling.word_rests_marked, prefix=None), True
@@ -123,7 +123,7 @@ def _spelled_in_steps(path: Path, steps: list[dict[str, Any]]) -> tuple[Spelling
     return spell, leading_blank
 
 
-def _steps(
+def steps_of(
     path: Path, part: str, value: dict[str, Any] | None, members: str, level: int = 0
 ) -> Iterator[dict[str, Any]]:
     """The single steps of a part, whatever sequences they stand in."""
@@ -142,7 +142,7 @@ def _steps(
     for item in inner:
         if not isinstance(item, dict):
             raise bad(path, part, f"{members} holds something else than objects")
-        yield from _steps(path, part, item, members, level + 1)
+        yield from steps_of(path, part, item, members, level + 1)
 
 
 def _make_safe(path: Path, part: str, step: dict[str, Any], *, linear: bool = False) -> str | None:

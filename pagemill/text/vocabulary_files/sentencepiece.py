@@ -40,7 +40,7 @@ _unpack_score = struct.Struct("<f").unpack
 
 
 @dataclass(slots=True)
-class _Pieces:
+class Pieces:
     """By id. Tokens that were added later stand at the end."""
 
     texts: list[str] = field(default_factory=list)
@@ -75,24 +75,38 @@ class _Spec:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What the file says, with the tokens that tokenizer_config.json adds."""
+
+    pieces: Pieces
+    is_bpe: bool
+    charsmap: bytes
+    prefix: bool  # a text begins with a blank that was not in it
+    merge_blanks: bool
+    suffix: bool
+    ends: Sequence[int | None]  # the begin and the end token
+
+
 def read(path: Path, settings: Settings) -> Vocabulary:
     """Unigram and byte-pair models. Prompts of the latter begin with a begin token, those of the
     former end with an end token, where tokenizer_config.json does not say.
     """
+    return _vocabulary(path, settings, read_model(path, settings))
+
+
+def read_model(path: Path, settings: Settings) -> ModelFile:
+    """BadModelFile and Unsupported name the field."""
     try:
         pieces, trainer, normalizer = _parse(read_bytes(path, MAX_BYTES))
         charsmap = normalizer.data(_CHARSMAP)
-        sentences = Sentences(
-            CharsMap(charsmap) if charsmap else None,
-            prefix=bool(normalizer.number(_PREFIX, 1)),
-            merge_blanks=bool(normalizer.number(_MERGE_BLANKS, 1)),
-            suffix=bool(trainer.number(_AS_SUFFIX, 0)),
-        )
+        flags = [bool(normalizer.number(key, 1)) for key in (_PREFIX, _MERGE_BLANKS, _ESCAPE)]
+        suffix = bool(trainer.number(_AS_SUFFIX, 0))
         kind = trainer.number(_MODEL_TYPE, _UNIGRAM)
         stated = [trainer.number(key, default) for key, default in ((_BOS, 1), (_EOS, 2))]
-        marks_blanks = normalizer.number(_ESCAPE, 1)
     except ValueError as error:
         raise bad(path, "", str(error)) from None
+    prefix, merge_blanks, marks_blanks = flags
     if kind not in (_UNIGRAM, _BPE):
         raise unsupported(path, "trainer_spec.model_type", f"{kind}; supported: unigram, bpe")
     if not marks_blanks:
@@ -102,18 +116,13 @@ def read(path: Path, settings: Settings) -> Vocabulary:
         _end_id(path, pieces.texts, settings, role, token_id)
         for role, token_id in zip(("bos", "eos"), stated, strict=True)
     ]
-    return _vocabulary(path, settings, pieces, sentences, kind == _BPE, ends)
+    return ModelFile(pieces, kind == _BPE, charsmap, prefix, merge_blanks, suffix, ends)
 
 
-def _vocabulary(
-    path: Path,
-    settings: Settings,
-    pieces: _Pieces,
-    sentences: Sentences,
-    is_bpe: bool,
-    ends: Sequence[int | None],
-) -> Vocabulary:
-    bos_id, eos_id = ends
+def _vocabulary(path: Path, settings: Settings, model_file: ModelFile) -> Vocabulary:
+    pieces, is_bpe = model_file.pieces, model_file.is_bpe
+    bos_id, eos_id = model_file.ends
+    sentences = _sentences(path, model_file)
     texts, scores = pieces.texts, pieces.scores
     ids = {text: token_id for token_id, text in enumerate(texts)}
     control, user_defined = pieces.of(_CONTROL, _UNKNOWN), pieces.of(_USER_DEFINED)
@@ -153,7 +162,20 @@ def _vocabulary(
     )
 
 
-def _parse(data: bytes) -> tuple[_Pieces, _Spec, _Spec]:
+def _sentences(path: Path, model_file: ModelFile) -> Sentences:
+    try:
+        charsmap = CharsMap(model_file.charsmap) if model_file.charsmap else None
+    except ValueError as error:
+        raise bad(path, "", str(error)) from None
+    return Sentences(
+        charsmap,
+        prefix=model_file.prefix,
+        merge_blanks=model_file.merge_blanks,
+        suffix=model_file.suffix,
+    )
+
+
+def _parse(data: bytes) -> tuple[Pieces, _Spec, _Spec]:
     messages: list[Value] = []
     specs: dict[int, Value] = {}
     for number, value in fields(data):
@@ -163,7 +185,7 @@ def _parse(data: bytes) -> tuple[_Pieces, _Spec, _Spec]:
             specs[number] = value
     if not 0 < len(messages) <= MAX_TOKENS:
         raise ValueError(f"has {len(messages)} pieces, the limit is {MAX_TOKENS}")
-    pieces = _Pieces()
+    pieces = Pieces()
     for message in messages:
         if not isinstance(message, bytes):
             raise ValueError("a piece is a number")
@@ -178,7 +200,7 @@ def _parse(data: bytes) -> tuple[_Pieces, _Spec, _Spec]:
     return pieces, _Spec(trainer), _Spec(normalizer)
 
 
-def _read_piece(message: bytes, pieces: _Pieces) -> None:
+def _read_piece(message: bytes, pieces: Pieces) -> None:
     found: dict[int, Value] = dict(fields(message))
     text, score = found.get(_TEXT), found.get(_SCORE, bytes(4))
     kind = found.get(_TYPE, _NORMAL)
@@ -196,7 +218,7 @@ def _read_piece(message: bytes, pieces: _Pieces) -> None:
         raise ValueError(f"piece {number}, {text[:32]!r}, is not UTF-8") from None
 
 
-def _add(path: Path, pieces: _Pieces, settings: Settings) -> None:
+def _add(path: Path, pieces: Pieces, settings: Settings) -> None:
     """Tokens of tokenizer_config.json that the model does not have follow its own."""
     known = frozenset(pieces.texts)
     for token in sorted(settings.added, key=lambda token: token.id):

@@ -40,7 +40,9 @@ from pagemill.text.vocabulary_files.settings import Settings
 _MAX_WORD_CHARS = 1000  # of WordPiece, whose time grows with the square of a word's length
 
 
-class _File(msgspec.Struct):
+class File(msgspec.Struct):
+    """The parts as they stand in the file."""
+
     model: msgspec.Raw
     added_tokens: list[Added] = []
     normalizer: dict[str, Any] | None = None
@@ -49,7 +51,7 @@ class _File(msgspec.Struct):
     decoder: dict[str, Any] | None = None
 
 
-class _Model(msgspec.Struct):
+class Model(msgspec.Struct):
     """What is there of all kinds of models."""
 
     vocab: msgspec.Raw
@@ -86,9 +88,7 @@ class _Tokens:
 
 def read(path: Path, settings: Settings) -> Vocabulary:
     """Everything that the library knows, except what takes unbounded time or is not decided."""
-    file = parse(read_bytes(path, MAX_BYTES), _File, path)
-    model = parse(file.model, _Model, path, "model")
-    kind = model.type or _guess_kind(model)
+    file, model, kind = read_parts(path)
     if kind not in _BUILDERS:
         raise unsupported(path, "model", f"{shown(kind)}; supported: {', '.join(_BUILDERS)}")
     texts, scores = _read_vocabulary(path, kind, model)
@@ -114,7 +114,14 @@ def read(path: Path, settings: Settings) -> Vocabulary:
     )
 
 
-def _encoder(path: Path, file: _File, cutting: Cutting, tokens: _Tokens, model: Any) -> Encoder:
+def read_parts(path: Path) -> tuple[File, Model, str]:
+    """The file, its model and the model's kind."""
+    file = parse(read_bytes(path, MAX_BYTES), File, path)
+    model = parse(file.model, Model, path, "model")
+    return file, model, model.type or _guess_kind(model)
+
+
+def _encoder(path: Path, file: File, cutting: Cutting, tokens: _Tokens, model: Any) -> Encoder:
     return Encoder(
         model,
         head=cutting.head,
@@ -125,7 +132,7 @@ def _encoder(path: Path, file: _File, cutting: Cutting, tokens: _Tokens, model: 
     )
 
 
-def _guess_kind(model: _Model) -> str:
+def _guess_kind(model: Model) -> str:
     """Old files do not say."""
     if bytes(model.merges):
         return "BPE"
@@ -134,7 +141,7 @@ def _guess_kind(model: _Model) -> str:
     return "WordPiece" if model.continuing_subword_prefix else "WordLevel"
 
 
-def _read_vocabulary(path: Path, kind: str, model: _Model) -> tuple[list[str], list[float]]:
+def _read_vocabulary(path: Path, kind: str, model: Model) -> tuple[list[str], list[float]]:
     """Tokens by id, "" where there is none; and their scores, of unigram models only."""
     if bytes(model.vocab).count(b'"') > 8 * MAX_TOKENS:  # before anything is built from it
         raise bad(path, "model.vocab", f"has more tokens than {MAX_TOKENS}, the limit")
@@ -200,7 +207,7 @@ def _place(path: Path, token: Added, texts: list[str], ids: dict[str, int]) -> N
     ids[token.content] = token.id
 
 
-def _byte_pairs(path: Path, model: _Model, tokens: _Tokens) -> models.BPE:
+def _byte_pairs(path: Path, model: Model, tokens: _Tokens) -> models.BPE:
     if model.dropout:
         raise unsupported(path, "model.dropout", f"{model.dropout}")
     if not bytes(model.merges):
@@ -212,7 +219,7 @@ def _byte_pairs(path: Path, model: _Model, tokens: _Tokens) -> models.BPE:
     try:
         return byte_pairs(
             plain,
-            _pairs(path, model.merges),
+            read_pairs(path, model.merges),
             special,
             unk_token=model.unk_token,
             continuing_subword_prefix=model.continuing_subword_prefix or None,
@@ -225,7 +232,7 @@ def _byte_pairs(path: Path, model: _Model, tokens: _Tokens) -> models.BPE:
         raise bad(path, "model.merges", str(error)) from None
 
 
-def _pairs(path: Path, merges: msgspec.Raw) -> list[Pair]:
+def read_pairs(path: Path, merges: msgspec.Raw) -> list[Pair]:
     """Pairs are lists of two, or in older files strings with a blank between."""
     data = bytes(merges)
     if data.count(b'"') > 8 * MAX_MERGES:
@@ -240,13 +247,13 @@ def _pairs(path: Path, merges: msgspec.Raw) -> list[Pair]:
     return pairs
 
 
-def _unknown(path: Path, model: _Model, tokens: _Tokens) -> int:
+def _unknown(path: Path, model: Model, tokens: _Tokens) -> int:
     if model.unk_token not in tokens.ids:
         raise bad(path, "model.unk_token", f"{shown(model.unk_token)} is no token")
     return tokens.ids[model.unk_token]
 
 
-def _word_pieces(path: Path, model: _Model, tokens: _Tokens) -> models.WordPiece:
+def _word_pieces(path: Path, model: Model, tokens: _Tokens) -> models.WordPiece:
     unknown = _unknown(path, model, tokens)
     if not 0 < model.max_input_chars_per_word <= _MAX_WORD_CHARS:
         raise bad(
@@ -264,13 +271,13 @@ def _word_pieces(path: Path, model: _Model, tokens: _Tokens) -> models.WordPiece
     return built
 
 
-def _whole_words(path: Path, model: _Model, tokens: _Tokens) -> models.WordLevel:
+def _whole_words(path: Path, model: Model, tokens: _Tokens) -> models.WordLevel:
     unknown = _unknown(path, model, tokens)
     vocab = tokens.plain() | {tokens.texts[unknown]: unknown}
     return models.WordLevel(vocab=vocab, unk_token=tokens.texts[unknown])
 
 
-def _likeliest(path: Path, model: _Model, tokens: _Tokens) -> models.Unigram:
+def _likeliest(path: Path, model: Model, tokens: _Tokens) -> models.Unigram:
     count = len(tokens.scores)
     if model.unk_id is None or not 0 <= model.unk_id < count:
         raise bad(path, "model.unk_id", f"is {model.unk_id}, there are {count} tokens")
