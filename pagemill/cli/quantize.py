@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pagemill.cli.boundary import print_note
-from pagemill.cli.models import required
+from pagemill.cli.models import ensure
 from pagemill.cli.progress import byte_progress
 from pagemill.cli.text import count, size
 
@@ -29,9 +29,7 @@ def quantize(
 ) -> str:
     """Quantize a model on this machine to a file; the line that says how large it became."""
     chosen = checked_type(type_)
-    summary = write(
-        required(source, settings), target, chosen, overwrite=overwrite, threads=threads
-    )
+    summary = write(ensure(source, settings), target, chosen, overwrite=overwrite, threads=threads)
     return (
         f"{target}: {size(target.stat().st_size)}, {summary.bits_per_weight:.2f} bits for each of "
         f"{count(summary.elements)} weights ({_listed(summary.formats)})"

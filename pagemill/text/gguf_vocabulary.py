@@ -40,6 +40,7 @@ class Listed:
     scores: Sequence[float] = ()
     merges: Sequence[str] = ()
     flags: dict[str, bool] = field(default_factory=dict)
+    unknown: str | None = None  # the token for what no other is for
     notes: tuple[str, ...] = ()
 
 
@@ -92,6 +93,7 @@ def _byte_level(
         vocabulary.tokens,
         _types(vocabulary),
         merges=[" ".join(pair) for pair in tokenizer_json.read_pairs(path, model.merges)],
+        unknown=model.unk_token,
         notes=("texts are not normalized (NFC), as GGUF has no word for it",) if kinds else (),
     )
 
@@ -135,7 +137,10 @@ def _characters(
     scores = _ranked(path, tokenizer_json.read_pairs(path, model.merges), vocabulary.tokens)
     types = _with_bytes(_types(vocabulary), vocabulary.tokens, model.unk_token)
     flags = {"add_space_prefix": prefix}
-    return Listed("llama", "default", vocabulary.tokens, types, scores, flags=flags)
+    unknown = model.unk_token
+    return Listed(
+        "llama", "default", vocabulary.tokens, types, scores, flags=flags, unknown=unknown
+    )
 
 
 def _with_bytes(types: list[int], tokens: Sequence[str], unknown: str | None) -> list[int]:
@@ -209,14 +214,15 @@ def _word_pieces(
     normalizers = list(steps_of(path, "normalizer", file.normalizer, "normalizers"))
     if [step["type"] for step in normalizers] != ["BertNormalizer"]:
         raise unsupported(path, "normalizer", f"{shown(normalizers)} cannot be written as GGUF")
-    return _words(path, convert(normalizers[0], _Normalizer, path, "normalizer"), vocabulary)
+    normalizer = convert(normalizers[0], _Normalizer, path, "normalizer")
+    return _words(path, normalizer, vocabulary, model.unk_token)
 
 
 def _vocab_txt(path: Path, vocabulary: Vocabulary) -> Listed:
     config = path.with_name("tokenizer_config.json")
     given = read_json(config) if config.is_file() else {}
     renamed = {_IN_CONFIG.get(key, key): value for key, value in given.items()}
-    return _words(path, convert(renamed, _Normalizer, config), vocabulary)
+    return _words(path, convert(renamed, _Normalizer, config), vocabulary, None)
 
 
 class _Normalizer(msgspec.Struct):
@@ -233,20 +239,22 @@ _IN_CONFIG = MappingProxyType(
 )
 
 
-def _words(path: Path, normalizer: _Normalizer, vocabulary: Vocabulary) -> Listed:
+def _words(
+    path: Path, normalizer: _Normalizer, vocabulary: Vocabulary, unknown: str | None
+) -> Listed:
     """GGUF marks the first piece of a word, where these files mark all but the first."""
     if not (normalizer.clean_text and normalizer.handle_chinese_chars):
         raise unsupported(path, "normalizer", f"{shown(normalizer)} cannot be written as GGUF")
     types = _types(vocabulary)
     tokens = [
-        text if kind in (CONTROL, UNUSED) else _marked(text)
+        _marked(text) if kind == NORMAL else text
         for text, kind in zip(vocabulary.tokens, types, strict=True)
     ]
     lower, strip = normalizer.lowercase, normalizer.strip_accents
     flags = {"normalizer.lowercase": lower}
     if strip is not None:
         flags["normalizer.strip_accents"] = strip
-    return Listed("bert", "default", tokens, types, flags=flags)
+    return Listed("bert", "default", tokens, types, flags=flags, unknown=unknown)
 
 
 def _marked(text: str) -> str:

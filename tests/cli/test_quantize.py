@@ -42,7 +42,7 @@ def test_says_that_rounding_adds_up(tiny_llama_path: Path, tmp_path: Path) -> No
         (["MODEL", "there.gguf", "--type", "q8_0"], "'there.gguf' is there already"),
         (["MODEL", "new.gguf", "--type", "q9"], "'q9' is unknown; there are f32, f16"),
         (["MODEL", "new.gguf", "--type", "mxfp4_moe"], "for models with experts"),
-        (["./folder", "new.gguf", "--type", "q8_0"], "./folder is a folder; only GGUF files"),
+        (["./folder", "new.gguf", "--type", "q8_0"], "'model.safetensors': header: the file has 2"),
     ],
 )
 def test_asked_wrongly(

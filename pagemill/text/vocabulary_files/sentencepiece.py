@@ -81,7 +81,7 @@ class ModelFile:
 
     pieces: Pieces
     is_bpe: bool
-    charsmap: bytes
+    charsmap: CharsMap | None
     prefix: bool  # a text begins with a blank that was not in it
     merge_blanks: bool
     suffix: bool
@@ -99,7 +99,8 @@ def read_model(path: Path, settings: Settings) -> ModelFile:
     """BadModelFile and Unsupported name the field."""
     try:
         pieces, trainer, normalizer = _parse(read_bytes(path, MAX_BYTES))
-        charsmap = normalizer.data(_CHARSMAP)
+        rules = normalizer.data(_CHARSMAP)
+        charsmap = CharsMap(rules) if rules else None
         flags = [bool(normalizer.number(key, 1)) for key in (_PREFIX, _MERGE_BLANKS, _ESCAPE)]
         suffix = bool(trainer.number(_AS_SUFFIX, 0))
         kind = trainer.number(_MODEL_TYPE, _UNIGRAM)
@@ -122,7 +123,12 @@ def read_model(path: Path, settings: Settings) -> ModelFile:
 def _vocabulary(path: Path, settings: Settings, model_file: ModelFile) -> Vocabulary:
     pieces, is_bpe = model_file.pieces, model_file.is_bpe
     bos_id, eos_id = model_file.ends
-    sentences = _sentences(path, model_file)
+    sentences = Sentences(
+        model_file.charsmap,
+        prefix=model_file.prefix,
+        merge_blanks=model_file.merge_blanks,
+        suffix=model_file.suffix,
+    )
     texts, scores = pieces.texts, pieces.scores
     ids = {text: token_id for token_id, text in enumerate(texts)}
     control, user_defined = pieces.of(_CONTROL, _UNKNOWN), pieces.of(_USER_DEFINED)
@@ -159,19 +165,6 @@ def _vocabulary(path: Path, settings: Settings, model_file: ModelFile) -> Vocabu
         leading_blank=sentences.prefix,
         begins_after=kinds.control if settings.legacy else frozenset(),
         max_length=settings.max_length,
-    )
-
-
-def _sentences(path: Path, model_file: ModelFile) -> Sentences:
-    try:
-        charsmap = CharsMap(model_file.charsmap) if model_file.charsmap else None
-    except ValueError as error:
-        raise bad(path, "", str(error)) from None
-    return Sentences(
-        charsmap,
-        prefix=model_file.prefix,
-        merge_blanks=model_file.merge_blanks,
-        suffix=model_file.suffix,
     )
 
 
