@@ -126,7 +126,9 @@ class EngineConfig:
     """What may be asked of an engine; 0 and "auto" leave the choice to the plan."""
 
     backend: str = _setting(
-        "auto", _one_of("auto", "cpu", "reference"), "what computes: auto, cpu or reference"
+        "auto",
+        _one_of("auto", "cpu", "reference", "transformers"),
+        "what computes: auto, cpu, reference or transformers",
     )
     threads: int = _setting(0, _integer(0, 1024), "threads that compute; 0: one per core")
     max_model_len: int = _setting(

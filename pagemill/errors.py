@@ -9,6 +9,7 @@
     ├── Unavailable 503           loading, restarting, draining; carries retry_after
     ├── EngineFailure 500         the engine died or a step failed
     ├── Unsupported 501           says what is supported
+    │   └── UnknownArchitecture 501   lists what is there
     ├── BadModelFile              a model file breaks its format; names the file and the place
     ├── DownloadError 502         a download failed for good; names the source
     └── ConfigError               a setting is unknown or unparsable; names the setting
@@ -79,6 +80,10 @@ class EngineFailure(PagemillError):
 class Unsupported(PagemillError):
     status = 501
     code = "unsupported"
+
+
+class UnknownArchitecture(Unsupported):
+    pass
 
 
 class BadModelFile(PagemillError):

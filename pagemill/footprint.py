@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING
 from pagemill.types import Footprint
 
 if TYPE_CHECKING:
+    from pagemill.fallback.folder import Foreign
     from pagemill.weights.load import Checkpoint
 
 
-def footprint_of(checkpoint: Checkpoint, backend: str) -> Footprint | None:
+def footprint_of(checkpoint: Checkpoint | Foreign, backend: str) -> Footprint | None:
     """None for a backend that is not outlined. Raises what building the network would: BadModelFile
     for a tensor that is missing, Unsupported for one without a kernel."""
+    # Imported here: they are not needed before a model is.
+    from pagemill.fallback.folder import Foreign
+
+    if isinstance(checkpoint, Foreign):
+        return checkpoint.footprint()
     if backend != "cpu":
         return None
-    # Imported here: they are not needed before a model is.
     from pagemill import models
     from pagemill.ops.outline import OutlineOps
 

@@ -32,6 +32,7 @@ from pagemill.types import EnginePlan, GenerationDefaults, ModelCard
 
 if TYPE_CHECKING:
     from pagemill.engine.engine import Engine
+    from pagemill.fallback.folder import Foreign
     from pagemill.text.chat import ChatTemplate
     from pagemill.text.templates import TemplateSource
     from pagemill.text.tokenizer import Tokenizer
@@ -86,9 +87,9 @@ def build_engine(plan: EnginePlan) -> Engine:
     return build(plan)[0]
 
 
-def plan_for(config: EngineConfig, checkpoint: Checkpoint, model_path: str) -> EnginePlan:
+def plan_for(config: EngineConfig, checkpoint: Checkpoint | Foreign, model_path: str) -> EnginePlan:
     """The plan of a model on this machine. ConfigError names what cannot be honoured."""
-    config = with_backend(config)
+    config = with_backend(config, checkpoint.card)
     footprint = footprint_of(checkpoint, config.backend)
     return resolve_plan(config, checkpoint.card, this_machine(), model_path, footprint)
 
@@ -109,10 +110,13 @@ def counting(config: TextConfig, defaults: GenerationDefaults) -> GenerationDefa
     return defaults
 
 
-def with_backend(config: EngineConfig) -> EngineConfig:
-    """`config` with the backend "auto" resolved: native kernels where they were built."""
+def with_backend(config: EngineConfig, card: ModelCard | None = None) -> EngineConfig:
+    """`config` with the backend "auto" resolved: native kernels where they were built, or the
+    library that computes the network of `card`."""
     if config.backend != "auto":
         return config
+    if card is not None and card.through:
+        return replace(config, backend=card.through)
     native = importlib.util.find_spec("pagemill._native") is not None
     return replace(config, backend="cpu" if native else "reference")
 
@@ -157,8 +161,8 @@ class Runtime:
 
         ConfigError when two of them would be served under one name, or for a broken template.
         """
-        self._engine_config = with_backend(settings.engine)
-        if self._engine_config.backend == "reference" != settings.engine.backend:
+        self._engine_config = settings.engine
+        if with_backend(settings.engine).backend == "reference" != settings.engine.backend:
             _log.warning("no native kernels here, so models run slowly: `pagemill doctor` says why")
         self._text_config = settings.text
         self._template = given_template(settings.text)
@@ -289,7 +293,7 @@ class Runtime:
     # From what is hosted to a model in memory.
 
     def _spawn(self) -> EngineProcess:
-        config = self._engine_config
+        config = with_backend(self._engine_config)
         # The native kernels bring their own threads; only the reference computes with BLAS.
         blas = (config.threads or this_machine().cores) if config.backend == "reference" else 1
         return EngineProcess(self._worker, blas)
@@ -377,14 +381,15 @@ def _served_name(given: str, stored: StoredModel) -> str:
     return stored.path.name.removesuffix(".gguf") if stored.name.kind == "file" else given
 
 
-def open_as_asked(config: EngineConfig, path: str | Path) -> Checkpoint:
-    """A model with its weights in the precision that the settings ask for."""
+def open_as_asked(config: EngineConfig, path: str | Path) -> Checkpoint | Foreign:
+    """A model with its weights in the precision that the settings ask for; one whose network we do
+    not have, for transformers, where that is installed."""
     # Imported here: numpy is not needed before a model is.
     from pagemill import models
-    from pagemill.weights.load import open_model
+    from pagemill.fallback.choice import open_any
     from pagemill.weights.precision import Precision
 
-    return open_model(path, models, Precision(config.dtype, config.quantization))
+    return open_any(path, models, Precision(config.dtype, config.quantization), config.backend)
 
 
 def _retrieve(loading: asyncio.Task[LoadedModel]) -> None:

@@ -199,6 +199,7 @@ class ModelCard:
     state_elements: int = 0  # of recurrent state that one sequence keeps, in all layers; 0: none
     pooling: str = ""  # "mean", "cls", "last": vectors; "rank": scores; "": it writes text
     labels: tuple[str, ...] = ()  # what the scores of "rank" are of, where the file says it
+    through: str = ""  # the library that computes it where no network of ours does
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,7 @@ class Footprint:
     text_token_bytes: int  # and for each token of the longest text that attends as a whole
     position_bytes: int  # rotary tables, for each position
     exact: bool = True
+    process_bytes: int = 0  # of libraries that only this network's engine loads
 
     @property
     def weights_bytes(self) -> int:
@@ -246,7 +248,7 @@ class EnginePlan:
     """Every "auto" resolved: what one engine process is started with."""
 
     model_path: str
-    backend: str  # "cpu" or "reference"
+    backend: str  # "cpu", "reference" or "transformers"
     threads: int
     max_model_len: int
     max_num_seqs: int

@@ -10,9 +10,10 @@ from pagemill.engine import process
 from pagemill.engine.engine import Engine
 from pagemill.engine.pooling import PoolingEngine
 from pagemill.errors import Unsupported
+from pagemill.fallback.choice import open_any
+from pagemill.fallback.folder import Foreign
 from pagemill.ops.interface import Ops
-from pagemill.types import EngineInfo, EnginePlan
-from pagemill.weights.load import open_model
+from pagemill.types import EngineInfo, EnginePlan, ModelCard
 from pagemill.weights.precision import Precision
 
 
@@ -23,7 +24,10 @@ def main(handle: int) -> None:
 
 def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
     """Load a model as planned. Raises BadModelFile, Unsupported; MemoryError when it is too big."""
-    checkpoint = open_model(plan.model_path, models, Precision(plan.dtype, plan.quantization))
+    precision = Precision(plan.dtype, plan.quantization)
+    checkpoint = open_any(plan.model_path, models, precision, plan.backend)
+    if isinstance(checkpoint, Foreign):
+        return _build_foreign(plan, checkpoint)
     card = checkpoint.card
     ops = _new_ops(plan)
     model = models.build(card, ops, checkpoint.source)
@@ -31,9 +35,24 @@ def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
     engine_type = PoolingEngine if card.pooling else Engine
     engine = engine_type(ops.compile(model), ops, kv, plan, card.vocab_size)
     isa = getattr(ops, "isa", "")
-    info = EngineInfo(
+    return engine, _info(plan, card, f"{ops.name} ({isa})" if isa else ops.name)
+
+
+def _build_foreign(plan: EnginePlan, foreign: Foreign) -> tuple[Engine, EngineInfo]:
+    """A network that transformers computes; sampling is ours, as everywhere."""
+    # Imported here: it takes seconds, and memory, that no other model needs.
+    from pagemill.fallback.load import load
+
+    network = load(foreign, plan.threads)
+    kv = network.new_kv(plan.num_pages, plan.page_size)
+    engine = Engine(network, _sampling_ops(), kv, plan, foreign.card.vocab_size)
+    return engine, _info(plan, foreign.card, plan.backend)
+
+
+def _info(plan: EnginePlan, card: ModelCard, backend: str) -> EngineInfo:
+    return EngineInfo(
         model_path=plan.model_path,
-        backend=f"{ops.name} ({isa})" if isa else ops.name,
+        backend=backend,
         threads=plan.threads,
         vocab_size=card.vocab_size,
         max_model_len=plan.max_model_len,
@@ -46,7 +65,6 @@ def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
         load_s=0.0,
         pid=0,
     )
-    return engine, info
 
 
 def _new_ops(plan: EnginePlan) -> Ops:
@@ -62,4 +80,17 @@ def _new_ops(plan: EnginePlan) -> Ops:
                 f"the native kernels cannot be loaded ({error}); --backend reference needs none"
             ) from error
         return CpuOps(threads=plan.threads)
-    raise Unsupported(f"there is no backend {plan.backend!r}; there are cpu and reference")
+    raise Unsupported(
+        f"there is no backend {plan.backend!r}; there are cpu, reference and transformers"
+    )
+
+
+def _sampling_ops() -> Ops:
+    """For logits that another library computed."""
+    try:
+        from pagemill.ops.cpu import CpuOps
+    except ImportError:
+        from pagemill.ops.reference import ReferenceOps
+
+        return ReferenceOps()
+    return CpuOps(threads=1)

@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": EVERYTHING,
     "cli": EVERYTHING,
     "runtime": EVERYTHING,
-    "worker": VOCABULARY | {"engine", "models", "ops", "weights"},
+    "worker": VOCABULARY | {"engine", "fallback", "models", "ops", "weights"},
     "machine": {"types"},
-    "footprint": VOCABULARY | {"models", "ops", "weights"},
+    "footprint": VOCABULARY | {"fallback", "models", "ops", "weights"},
+    "fallback": VOCABULARY | {"ops.interface", "weights"},
     "conversion": VOCABULARY | {"models", "ops", "text", "weights"},
     "server": SETTINGS | {"text", "hub", "runtime"},
     "engine": VOCABULARY | {"decoding", "ops.interface"},
@@ -46,7 +47,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench.kernels": VOCABULARY | {"bench", "ops", "weights.formats"},
 }
 ARRAY_LIBRARIES = {"numpy", "torch", "triton", "jax", "ml_dtypes"}
-TORCH_HOMES = ("ops.cuda", "ops.graphs", "ops.triton", "parallel")
+TORCH_HOMES = ("ops.cuda", "ops.graphs", "ops.triton", "parallel", "fallback")
+# Of the fallback these are read wherever a model is opened, so they load nothing heavy.
+LIGHT = ("fallback.choice", "fallback.folder")
 DIALECTS = (
     *("server.openai", "server.ollama", "server.anthropic"),
     *("server.embeddings", "server.rerank", "server.classify"),
@@ -130,10 +133,33 @@ def test_models_import_no_array_library() -> None:
             assert not {name.split(".")[0] for name in imports(path)} & ARRAY_LIBRARIES, module
 
 
-def test_torch_has_four_homes() -> None:
+def test_torch_has_five_homes_and_transformers_one() -> None:
     for module, path in MODULES.items():
-        if not any(within(module, home) for home in TORCH_HOMES):
-            assert not {name.split(".")[0] for name in imports(path)} & {"torch", "triton"}, module
+        foreign = {name.split(".")[0] for name in imports(path)}
+        if module in LIGHT or not any(within(module, home) for home in TORCH_HOMES):
+            assert not foreign & {"torch", "triton"}, module
+        if module in LIGHT or not within(module, "fallback"):
+            assert not foreign & {"transformers", "safetensors", "accelerate"}, module
+
+
+def test_the_heavy_part_of_the_fallback_is_imported_by_the_engine_process_alone() -> None:
+    for module, path in MODULES.items():
+        if not within(module, "fallback") and module != "worker":
+            fallback = {name for name in ours(path) if within(name, "fallback")}
+            assert fallback <= set(LIGHT), module
+
+
+def test_opening_a_model_loads_no_foreign_library() -> None:
+    golden = ROOT / "tests" / "golden" / "tiny_llama.gguf"
+    program = (
+        "import sys; from pagemill.config import EngineConfig; "
+        "from pagemill.runtime import open_as_asked; import pagemill.worker; "
+        f"open_as_asked(EngineConfig(), {str(golden)!r}); "
+        "print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -95,12 +95,13 @@ def look_up(name: str, settings: Settings, context: int, users: int) -> Planned:
 
     if users and not 1 <= users <= MAX_NUM_SEQS:
         raise ConfigError(f"--users is {users}; it must be in 1..{MAX_NUM_SEQS}", param="users")
-    config = with_backend(settings.engine)
+    config = settings.engine
     stored = local(name, settings)
     if stored is not None or is_file(name):
         card, footprint = _read(config, required(name, settings).path)
     else:
         card, footprint = _ask(name, config, settings)
+    config = with_backend(config, card)
     if context and not 1 <= context <= card.context_length:
         raise ConfigError(
             f"--ctx is {context}; the model takes 1 to {card.context_length} tokens", param="ctx"
@@ -112,10 +113,11 @@ def look_up(name: str, settings: Settings, context: int, users: int) -> Planned:
 
 def _read(config: EngineConfig, path: Path) -> tuple[ModelCard, Footprint]:
     from pagemill.footprint import footprint_of
-    from pagemill.runtime import open_as_asked
+    from pagemill.runtime import open_as_asked, with_backend
 
     checkpoint = open_as_asked(config, path)
     card = checkpoint.card
+    config = with_backend(config, card)
     return card, footprint_of(checkpoint, config.backend) or estimate(card, config.backend)
 
 
@@ -198,7 +200,7 @@ def _weights(footprint: Footprint) -> str:
 
 def _head(planned: Planned) -> str:
     card = planned.card
-    head = f"{planned.name}: {card.architecture}, {text.count(card.parameters)} parameters"
+    head = f"{planned.name}: {text.network(card)}, {text.count(card.parameters)} parameters"
     if planned.users:
         head += f"; {planned.users} at once, {planned.context} tokens each"
     return head

@@ -1,6 +1,6 @@
 """A plan in plain words: what `serve` prints before it serves, and `serve --check` instead."""
 
-from pagemill.cli.text import count, gives, size
+from pagemill.cli.text import count, gives, network, size
 from pagemill.types import EnginePlan, ModelCard
 
 _NOT_SHARED = "are computed by every request: a state cannot be shared as pages can"
@@ -18,13 +18,13 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
     if plan.state_bytes:
         kept += f" + {size(plan.state_bytes)} for states of {plan.max_num_seqs} requests"
     return [
-        f"{name}: {card.architecture}, {count(card.parameters)} parameters, {card.quantization}",
+        f"{name}: {network(card)}, {count(card.parameters)} parameters, {card.quantization}",
         *([f"  gives     {gives(card)}"] if card.pooling else []),
         f"  context   {context}",
         f"  compute   {plan.backend} backend, {plan.threads} threads, "
         f"{plan.max_num_seqs} requests at once, {plan.max_queued} more may wait",
         f"  memory    {size(plan.weights_bytes)} weights + {kept} "
         f"+ {size(plan.workspace_bytes)} workspace + {size(plan.process_bytes)} processes "
-        f"= {size(plan.total_bytes)} at most",
+        f"= {size(plan.total_bytes)} {'estimated' if card.through else 'at most'}",
         *([f"  prefixes  {_NOT_SHARED}"] if plan.state_bytes else []),
     ]

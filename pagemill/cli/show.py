@@ -22,13 +22,13 @@ SHOWN_CHARS = 200
 
 def show(name: str, settings: Settings, what: str) -> str:
     """The answer of `show`: "card", "template", "license" or "metadata"."""
-    from pagemill import models
-    from pagemill.runtime import counting, given_template
+    from pagemill.config import EngineConfig
+    from pagemill.runtime import counting, given_template, open_as_asked
     from pagemill.text.model_text import read_model_text
-    from pagemill.weights.load import open_model
 
     stored = required(name, settings)
-    checkpoint = open_model(stored.path, models)
+    as_stored = EngineConfig(backend=settings.engine.backend)
+    checkpoint = open_as_asked(as_stored, stored.path)
     card, metadata = checkpoint.card, checkpoint.metadata
     if what == "license":
         return str(metadata.get("general.license") or "The file states no licence.")
@@ -52,7 +52,7 @@ def show(name: str, settings: Settings, what: str) -> str:
 def card_lines(card: ModelCard, stored: StoredModel) -> str:
     """The network and its file."""
     rows = [
-        ("architecture", card.architecture),
+        ("architecture", text.network(card)),
         ("parameters", text.count(card.parameters)),
         ("context", f"{card.context_length} tokens"),
         ("gives", text.gives(card)),

@@ -69,3 +69,9 @@ def gives(card: ModelCard) -> str:
         return "a score of how well two texts go together"
     more = ", ..." if len(card.labels) > _SHOWN_LABELS else ""
     return f"{len(card.labels)} classes: {', '.join(card.labels[:_SHOWN_LABELS])}{more}"
+
+
+def network(card: ModelCard) -> str:
+    """Its architecture, and who computes it where that is not Pagemill."""
+    through = f", through {card.through} (fallback)" if card.through else ""
+    return f"{card.architecture}{through}"

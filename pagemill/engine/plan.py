@@ -72,7 +72,7 @@ def plan(
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
     footprint = footprint or estimate(card, backend)
     page_bytes = page_size * footprint.kv_token_bytes
-    process = ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size
+    process = ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size + footprint.process_bytes
     fixed = footprint.weights_bytes + process
     max_num_seqs = _max_num_seqs(config, card, footprint, machine.available_bytes - fixed)
     state_bytes = max_num_seqs * footprint.state_bytes

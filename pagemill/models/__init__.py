@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Protocol
 
 from pagemill.checkpoint import Family, WeightSource
-from pagemill.errors import Unsupported
+from pagemill.errors import UnknownArchitecture, Unsupported
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import ModelCard
 
@@ -53,7 +53,7 @@ def family(architecture: str) -> Family:
 
 
 def family_of_class(name: str) -> Family:
-    """The family of a class that config.json names. Unsupported lists what exists."""
+    """The family of a class that config.json names. UnknownArchitecture lists what exists."""
     classes = []
     for architecture in architectures():
         for known in _module(architecture).FAMILIES:
@@ -61,7 +61,7 @@ def family_of_class(name: str) -> Family:
                 found: Family = known
                 return found
             classes += known.classes
-    raise Unsupported(
+    raise UnknownArchitecture(
         f"architecture {ascii(name)[:64]} is not supported; supported: {', '.join(sorted(classes))}"
     )
 

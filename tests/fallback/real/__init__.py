@@ -1,0 +1,1 @@
+"""With torch and transformers: `pip install -e '.[test,transformers]'`."""
