@@ -40,6 +40,9 @@ transformers computed, on both backends. The others are read by the same code.
 
 {networks}
 
+Safetensors folders of other architectures may run [through transformers](models.md), where that is
+installed.
+
 ## Weights
 
 The reference backend computes with all of them, exactly. "On cpu" is how the kernels keep a
