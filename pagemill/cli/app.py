@@ -289,6 +289,31 @@ def quantize(
 
 @app.command()
 @boundary
+@with_settings("hub")
+def create(
+    name: Annotated[str, typer.Argument(help="What to call the new model: mine, mine:1b.")],
+    base: Annotated[
+        str,
+        typer.Option("--from", metavar="MODEL", help="Made from this one.", callback=_spelled),
+    ] = "",
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Made as a Modelfile says.")
+    ] = None,
+    quantize_: Annotated[
+        str, typer.Option("--quantize", "-q", metavar="TYPE", help="With weights of this type.")
+    ] = "",
+    *,
+    settings: Settings,
+) -> None:
+    """Make a model from another: with its own settings, with smaller weights, or both."""
+    from pagemill.cli.create import Order
+    from pagemill.cli.create import create as make
+
+    typer.echo(make(Order(name, base, file, quantize_), settings))
+
+
+@app.command()
+@boundary
 @with_settings()
 def ps(url: Url = "", *, settings: Settings) -> None:
     """List the models that a running server has in memory."""

@@ -96,10 +96,10 @@ def _add(
 
     if not copy:
         return register(store, name, model, source, sha256)
-    return copy_in(store, name, model, source, _progress())
+    return copy_in(store, name, model, source, copy_progress())
 
 
-def _progress() -> Callable[[int, int], None]:
+def copy_progress() -> Callable[[int, int], None]:
     """Tell every tenth of a copy."""
     last = -1
 

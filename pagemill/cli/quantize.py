@@ -28,8 +28,12 @@ def quantize(
     source: str, target: Path, type_: str, settings: Settings, *, overwrite: bool, threads: int
 ) -> str:
     """Quantize a model on this machine to a file; the line that says how large it became."""
-    chosen = checked_type(type_)
-    summary = write(ensure(source, settings), target, chosen, overwrite=overwrite, threads=threads)
+    from pagemill.text.overlay import read_overlay
+
+    chosen, model = checked_type(type_), ensure(source, settings)
+    summary = write(model, target, chosen, overwrite=overwrite, threads=threads)
+    if read_overlay(model.path) is not None:
+        print_note(f"Not in the file: what {source} was created with; `pagemill create` keeps it.")
     return (
         f"{target}: {size(target.stat().st_size)}, {summary.bits_per_weight:.2f} bits for each of "
         f"{count(summary.elements)} weights ({_listed(summary.formats)})"
@@ -44,18 +48,26 @@ def checked_type(type_: str) -> Mixture:
 
 
 def write(
-    model: StoredModel, target: Path, type_: Mixture, *, overwrite: bool = False, threads: int = 0
+    model: StoredModel,
+    target: Path,
+    type_: Mixture,
+    *,
+    name: str = "",
+    overwrite: bool = False,
+    threads: int = 0,
 ) -> Summary:
-    """Quantize a model to a file, with a bar, and tell what it lost beside precision."""
+    """Quantize a model to a file, with a bar, and tell what it lost beside precision. `name` is
+    what the file calls the model of a folder."""
     from pagemill.conversion import write_gguf
     from pagemill.machine import this_machine
 
+    is_path = model.name.kind == "file"
     with byte_progress() as report:
         written = write_gguf(
             model.path,
             target,
             type_,
-            name=model.path.resolve().name if model.name.kind == "file" else model.name.model,
+            name=name or (model.path.resolve().name if is_path else model.name.model),
             overwrite=overwrite,
             threads=threads or this_machine().cores,
             progress=lambda done, total: report(_Step("quantizing", total, done)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pagemill.cli import text
@@ -30,9 +30,10 @@ def show(name: str, settings: Settings, what: str) -> str:
     as_stored = EngineConfig(backend=settings.engine.backend)
     checkpoint = open_as_asked(as_stored, stored.path)
     card, metadata = checkpoint.card, checkpoint.metadata
-    if what == "license":
-        return str(metadata.get("general.license") or "The file states no licence.")
     brought = read_model_text(stored.path, metadata, card.vocab_size)
+    if what == "license":
+        added = brought.overlay.license if brought.overlay else ""
+        return added or str(metadata.get("general.license") or "The file states no licence.")
     template = given_template(settings.text) or brought.template
     if what == "template":
         return template.text if template else "This model has no template."
@@ -40,10 +41,11 @@ def show(name: str, settings: Settings, what: str) -> str:
     writes = [
         template_lines(template, brought),
         "",
-        defaults_lines(defaults, brought.defaults_origin),
+        defaults_lines(defaults, brought.origin),
     ]
+    made = created_lines(brought)
     parts = [
-        "\n".join([card_lines(card, stored), *([] if card.pooling else writes)]),
+        "\n".join([card_lines(card, stored), *made, *([] if card.pooling else writes)]),
         *([metadata_lines(metadata)] if what == "metadata" else []),
     ]
     return "\n\n".join(parts)
@@ -83,19 +85,34 @@ def template_lines(template: TemplateSource | None, brought: ModelText) -> str:
     return _rows([("template", shown), ("special tokens", named or "none are named")])
 
 
-def defaults_lines(defaults: GenerationDefaults, origin: str) -> str:
+def created_lines(brought: ModelText) -> list[str]:
+    """What a model that was created here adds to its base."""
+    made = brought.overlay
+    if made is None:
+        return []
+    rows = [("created from", made.base)]
+    if made.system:
+        rows.append(("system message", _brief(made.system)))
+    if made.messages:
+        rows.append(("begins with", f"{len(made.messages)} messages"))
+    if made.license:
+        rows.append(("its licence", _brief(made.license)))
+    return [_rows(rows)]
+
+
+def defaults_lines(defaults: GenerationDefaults, origin_of: Callable[[str], str]) -> str:
     """Every knob as it is where a request leaves it out, and who says so."""
     built_in = SamplingParams()
     rows = []
     for name in KNOB_RANGES:
-        value, source = getattr(defaults, name), origin
+        value, source = getattr(defaults, name), origin_of(name)
         if value is None:
             value, source = getattr(built_in, name, "what the context leaves"), "built-in"
         shown = value if isinstance(value, str) else f"{value:.6g}"
         rows.append((name, f"{shown:<25}{source}"))
     if defaults.stop_ids:
         ids = ", ".join(map(str, defaults.stop_ids[:SHOWN_TOKENS]))
-        rows.append(("stop ids", f"{ids:<25}{origin}"))
+        rows.append(("stop ids", f"{ids:<25}{origin_of('stop_ids')}"))
     return "Where a request says nothing:\n" + _rows(rows, 20)
 
 

@@ -52,20 +52,28 @@ def copy_in(
     """Copy a model into the store. `progress` gets the bytes that are done, and all of them."""
     _check_free(store, name, model)
     with store.changing():
-        store.prepare()
-        free = shutil.disk_usage(store.home).free
-        if free < model.size:
-            raise PagemillError(f"{name} needs {model.size} bytes, {store.home} has {free} free")
-        files, done = [], 0
-        for path in model.paths:
-            place = model.place / path
-            file = _copied(
-                store, place, path or place.name, partial(_forward, progress, done, model.size)
-            )
-            files.append(file)
-            done += file.size
-        entry = (model.entry or files[0].path) if model.kind == "GGUF" else ""
+        files, entry = copy_files(store, name, model, progress)
         return store.add_files(name, files, entry, source)
+
+
+def copy_files(
+    store: Store, name: Name, model: LocalModel, progress: Callable[[int, int], None]
+) -> tuple[list[StoredFile], str]:
+    """Copy a model's files, and list nothing yet: they as blobs, and the one that is opened."""
+    store.prepare()
+    free = shutil.disk_usage(store.home).free
+    if free < model.size:
+        raise PagemillError(f"{name} needs {model.size} bytes, {store.home} has {free} free")
+    files: list[StoredFile] = []
+    done = 0
+    for path in model.paths:
+        place = model.place / path
+        file = _copied(
+            store, place, path or place.name, partial(_forward, progress, done, model.size)
+        )
+        files.append(file)
+        done += file.size
+    return files, (model.entry or files[0].path) if model.kind == "GGUF" else ""
 
 
 def _forward(progress: Callable[[int, int], None], before: int, total: int, have: int) -> None:

@@ -41,6 +41,7 @@ PLAIN = (
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 _TRIAL_LIMITS = TemplateLimits(steps=100_000, seconds=0.2)
+_SYSTEM = ("system", "developer")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Whatever Python raises when a template treats a value as something it is not.
 _WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -51,7 +52,8 @@ class ChatTemplate:
     """A compiled template. Safe to share between threads. BadModelFile if it is broken.
 
     `tool_use` is the second template of models that bring one for conversations with tools;
-    `other_tokens` are variables such as pad_token.
+    `other_tokens` are variables such as pad_token. Conversations begin with `opening`, but for its
+    system message where they have their own.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self.tool_use = tool_use
+        self.opening: tuple[Message, ...] = ()
         self._limits = limits or TemplateLimits()
         self._now = now
         self._tokens = {**other_tokens, "bos_token": bos_token, "eos_token": eos_token}
@@ -118,10 +121,18 @@ class ChatTemplate:
                 raise InvalidRequest(
                     "this model's chat template takes text only", param=f"messages.{number}.content"
                 )
+        messages = self._opened(messages)
         habits = self.habits if any(message.tool_calls for message in messages) else Habits()
         parts = any(isinstance(message.content, tuple) for message in messages)
         roles = self.part_roles if parts else ()
         return [to_mapping(message, habits, message.role in roles) for message in messages]
+
+    def _opened(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """With the opening. A system message of the conversation's own stays the first."""
+        if not self.opening or messages[0].role not in _SYSTEM:
+            return [*self.opening, *messages]
+        others = [message for message in self.opening if message.role not in _SYSTEM]
+        return [messages[0], *others, *messages[1:]]
 
     def render_turns(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 from pagemill.errors import BadModelFile, ConfigError
 from pagemill.small_files import read_json, read_text
 from pagemill.text.chat import MAX_SOURCE_CHARS, ChatTemplate
+from pagemill.text.messages import Message
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
@@ -35,13 +36,16 @@ class TemplateSource:
     origin: str  # for people: the file it is in
     tool_use: str = ""
 
-    def compile(self, tokens: Mapping[str, str]) -> ChatTemplate:
-        """The template, seeing the special tokens `tokens`. BadModelFile if it is broken."""
+    def compile(self, tokens: Mapping[str, str], opening: tuple[Message, ...] = ()) -> ChatTemplate:
+        """The template, seeing the special tokens `tokens`; conversations begin with `opening`.
+        BadModelFile if it is broken."""
         others = {**tokens}
         bos, eos = others.pop("bos_token", ""), others.pop("eos_token", "")
-        return ChatTemplate(
+        template = ChatTemplate(
             self.text, bos_token=bos, eos_token=eos, tool_use=self.tool_use, other_tokens=others
         )
+        template.opening = opening
+        return template
 
 
 def template_of_setting(value: str) -> TemplateSource | None:

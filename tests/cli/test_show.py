@@ -34,7 +34,9 @@ def test_a_template_that_is_set_is_the_one_that_is_shown(
 
 
 def test_who_says_what_counts() -> None:
-    lines = defaults_lines(GenerationDefaults(temperature=0.6000000238, stop_ids=(1, 2)), "a file")
+    lines = defaults_lines(
+        GenerationDefaults(temperature=0.6000000238, stop_ids=(1, 2)), lambda _: "a file"
+    )
     assert "  temperature         0.6                      a file\n" in lines
     assert "  top_p               1                        built-in\n" in lines
     assert "  max_tokens          what the context leaves  built-in\n" in lines
