@@ -209,6 +209,8 @@ NB_MODULE(_native, m) {
   m.def("instruction_sets", &available_kernels,
         "Names of the kernel variants this machine can run, best first.");
   m.def("matrix_formats", &matrix_formats);
+  m.def("matrix_kinds", &matrix_kinds,
+        "(format, kind, bits of a code, looked up in a table, inputs of a scale; 0: all)");
   m.def("packed_bytes", &packed_bytes, "format"_a, "n"_a, "k"_a);
   nb::class_<Backend>(m, "Backend")
       .def(nb::init<const std::string&, int>(), "isa"_a, "threads"_a)

@@ -5,7 +5,8 @@
 //   for isa in portable neon; do for file in kernels products_dense products_few products_many; do
 //     $CXX -march=armv8.2-a+dotprod+fp16 -DPAGEMILL_ISA=$isa -DPAGEMILL_SIMD="\"simd_$isa.h\"" \
 //       -DPAGEMILL_TABLE=kernels_$isa -c $file.cpp -o $isa.$file.o; done; done
-//   $CXX check.cpp formats.cpp select.cpp weights.cpp threads.cpp *.o -o check && qemu-aarch64-static ./check
+//   $CXX check.cpp formats.cpp grids.cpp select.cpp weights.cpp threads.cpp *.o -o check &&
+//   qemu-aarch64-static ./check
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -45,22 +46,53 @@ void compare(const char* isa, const std::string& what, const std::vector<float>&
          size);
 }
 
-// Quantized formats, and where blocks of theirs have half-precision numbers.
-const std::vector<std::pair<std::string, std::vector<int>>> kHalves = {
-    {"Q8_0", {0}},   {"Q5_1", {0, 2}}, {"Q5_0", {0}},    {"Q4_1", {0, 2}}, {"Q4_0", {0}},
-    {"Q6_K", {208}}, {"Q5_K", {0, 2}}, {"Q4_K", {0, 2}}, {"Q3_K", {108}},  {"Q2_K", {80, 82}},
+// A quantized format: where its blocks have half-precision numbers, and a byte that keeps others moderate.
+struct Quantized {
+  std::string name;
+  std::vector<int> halves;
+  std::pair<int, uint8_t> byte = {-1, 0};
+};
+const std::vector<Quantized> kQuantized = {
+    {"Q8_0", {0}},
+    {"Q5_1", {0, 2}},
+    {"Q5_0", {0}},
+    {"Q4_1", {0, 2}},
+    {"Q4_0", {0}},
+    {"Q6_K", {208}},
+    {"Q5_K", {0, 2}},
+    {"Q4_K", {0, 2}},
+    {"Q3_K", {108}},
+    {"Q2_K", {80, 82}},
+    {"IQ4_NL", {0}},
+    {"IQ4_XS", {0}},
+    {"IQ3_S", {0}},
+    {"IQ3_XXS", {0}},
+    {"IQ2_S", {0}},
+    {"IQ2_XS", {0}},
+    {"IQ2_XXS", {0}},
+    {"IQ1_S", {0}},
+    {"IQ1_M", {}, {55, 0x24}},
+    {"MXFP4", {}, {0, 120}},
+    {"NVFP4", {}},
+    {"NF4", {}, {3, 0x3c}},
+    {"TQ2_0", {64}},
+    {"TQ1_0", {52}},
+    {"Q2_0", {0}},
+    {"Q1_0", {0}},
 };
 
 // Bytes of a matrix whose scales are sane and whose quants are anything.
-std::vector<uint8_t> random_blocks(const std::string& name, const std::vector<int>& halves, int n, int k) {
-  const Format& format = find_format(name);
+std::vector<uint8_t> random_blocks(const Quantized& of, int n, int k) {
+  const Format& format = find_format(of.name);
   std::vector<uint8_t> raw((size_t)n * k / format.block * format.bytes);
   for (auto& b : raw) b = (uint8_t)generator();
-  for (size_t at = 0; at < raw.size(); at += format.bytes)
-    for (int offset : halves) {
+  for (size_t at = 0; at < raw.size(); at += format.bytes) {
+    for (int offset : of.halves) {
       const uint16_t half = float_to_half(0.01f * (1 + generator() % 7));
       raw[at + offset] = (uint8_t)half, raw[at + offset + 1] = (uint8_t)(half >> 8);
     }
+    if (of.byte.first >= 0) raw[at + of.byte.first] = of.byte.second;
+  }
   return raw;
 }
 
@@ -85,6 +117,15 @@ std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string
     kernels.linear_dense(w, x.data(), k, rows, 0, w.tiles, y.data(), n);
   }
   y.resize((size_t)rows * n);
+  return y;
+}
+
+// All rows of a matrix.
+std::vector<float> embedded(const Kernels& kernels, Pool& pool, const std::string& format,
+                            const std::vector<uint8_t>& raw, int n, int k) {
+  const Matrix matrix(kernels, pool, {{format, raw.data(), n}}, k);
+  std::vector<float> y((size_t)n * k);
+  for (int r = 0; r < n; r++) kernels.embed_row(matrix.segments()[0].weight, r, &y[(size_t)r * k]);
   return y;
 }
 
@@ -169,16 +210,21 @@ void check_rows(const Kernels& kernels, const Kernels& portable, const std::vect
 }
 
 void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
-  for (const auto& [format, halves] : kHalves)
-    for (int rows : {1, 2, 3, 4, 5, 13})
+  for (const Quantized& format : kQuantized) {
+    const int block = find_format(format.name).block;
+    const int n = 70, k = (1184 / block + 1) * block;  // a whole span and a part of one
+    const std::vector<uint8_t> raw = random_blocks(format, n, k);
+    for (int rows : {1, 2, 3, 4, 5, 6, 11, 12, 13, 20})
       for (int planes : {1, 2}) {
-        const int n = 50, k = find_format(format).block > 32 ? 768 : 288;
-        const std::vector<uint8_t> raw = random_blocks(format, halves, n, k);
         const std::vector<float> x = random_floats(rows * k);
-        compare(kernels.name, format + " x " + std::to_string(rows) + ", planes " + std::to_string(planes),
-                product(kernels, pool, format, raw, n, k, x, rows, planes),
-                product(portable, pool, format, raw, n, k, x, rows, planes), 1e-5f);
+        compare(kernels.name,
+                format.name + " x " + std::to_string(rows) + ", planes " + std::to_string(planes),
+                product(kernels, pool, format.name, raw, n, k, x, rows, planes),
+                product(portable, pool, format.name, raw, n, k, x, rows, planes), 1e-5f);
       }
+    compare(kernels.name, format.name + " as floats", embedded(kernels, pool, format.name, raw, n, k),
+            embedded(portable, pool, format.name, raw, n, k), 1e-6f);
+  }
   for (int rows : {1, 3, 7, 13}) {
     const int n = 50, k = 96;
     const std::vector<float> dense = random_floats(n * k), x = random_floats(rows * k);

@@ -32,8 +32,8 @@ struct Chunk {
       : codes(data), scales(data + groups * kLayout.group_bytes()), groups(groups), factor(splat(w.factor)) {
     if constexpr (kLayout.scale == Scale::column)
       d = load((const float*)scales);
-    else if constexpr (kLayout.scale != Scale::half && kLayout.scale != Scale::power &&
-                       kLayout.scale != Scale::float8)
+    else if constexpr (kLayout.scale != Scale::half && kLayout.scale != Scale::pair &&
+                       kLayout.scale != Scale::power && kLayout.scale != Scale::float8)
       d = scaled(load_half((const uint16_t*)scales));
     if constexpr (kLayout.minimum && kLayout.scale != Scale::half)
       dmin = load_half((const uint16_t*)scales + kTile);
@@ -61,6 +61,8 @@ struct Chunk {
     constexpr int kBoth = kLayout.minimum ? 2 : 1;
     if constexpr (kLayout.scale == Scale::half)
       return scaled(load_half((const uint16_t*)scales + group * kTile));
+    else if constexpr (kLayout.scale == Scale::pair)
+      return scaled(load_half((const uint16_t*)scales + group / 2 * kTile));
     else if constexpr (kLayout.scale == Scale::byte)
       return mul(d, load_int8(scales + (2 * kBoth + group) * kTile));
     else if constexpr (kLayout.scale == Scale::byte16)

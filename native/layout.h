@@ -51,7 +51,7 @@ constexpr bool is_quantized(Kind kind) { return kind >= Kind::q8; }
 // What follows the codes of a chunk, each for 16 columns: `d` are half precision.
 enum class Scale : int {
   half,      // d of each group; then, with minima, the minimum of each group, half precision
-  chunk,     // d of the chunk
+  pair,      // d of each two groups
   column,    // the scale of all chunks in single precision, the same in each
   byte,      // d of the chunk, with minima dmin; a signed byte of each group; then of minima: d * byte
   byte16,    // d of the chunk, a signed byte of each half of a group
@@ -76,8 +76,8 @@ struct Layout {
     switch (scale) {
       case Scale::half:
         return groups * 2 * kTile * both;
-      case Scale::chunk:
-        return 2 * kTile;
+      case Scale::pair:
+        return (groups + 1) / 2 * 2 * kTile;
       case Scale::column:
         return 4 * kTile;
       case Scale::byte:
@@ -131,7 +131,7 @@ constexpr Layout layout_of(Kind kind) {
     case Kind::q2k:
       return {2, 0, 0, false, Scale::nibble16, true};
     case Kind::q2:
-      return {2, 0, 1, false, Scale::chunk, false};
+      return {2, 0, 1, false, Scale::pair, false};
     case Kind::v4:
       return {4, 0, 0, true, Scale::half, false};
     case Kind::v4k:

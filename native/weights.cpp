@@ -57,8 +57,9 @@ void put_column(const Layout& layout, bool signed_q8, const ColumnChunk& from, i
         if (layout.minimum) put_half(groups + g, from.minimum[g]);
       }
       return;
-    case Scale::chunk:
-      return put_half(0, from.scale[0]);
+    case Scale::pair:
+      for (int i = 0; i < (groups + 1) / 2; i++) put_half(i, from.scale[i]);
+      return;
     case Scale::column:
       memcpy(at + c * 4, &from.column_scale, 4);
       return;

@@ -216,7 +216,7 @@ class KeptWeights:
     """Matrices of one format of the file, as a backend keeps them."""
 
     format: str
-    kept_as: str
+    kept_as: str  # another format, or "3-bit codes": the same values in more bytes
     stored_bytes: int
     kept_bytes: int
 

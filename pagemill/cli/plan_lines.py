@@ -4,6 +4,7 @@ from pagemill.cli.text import count, gives, network, size
 from pagemill.types import EnginePlan, ModelCard
 
 _NOT_SHARED = "are computed by every request: a state cannot be shared as pages can"
+_LARGER = 1.1  # less is padding
 
 
 def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
@@ -12,6 +13,9 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
     context = f"{plan.max_model_len} tokens"
     if plan.max_model_len < card.context_length:
         context += f" (the model could take {card.context_length}; --max-model-len)"
+    weights = f"{size(plan.weights_bytes)} weights"
+    if plan.weights_bytes > _LARGER * card.weights_bytes:
+        weights += f" ({size(card.weights_bytes)} in the file)"
     kept = f"{size(plan.kv_bytes)} for keys and values ({slots} tokens)"
     if not card.kv_elements:
         kept = "nothing for texts"
@@ -23,7 +27,7 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
         f"  context   {context}",
         f"  compute   {plan.backend} backend, {plan.threads} threads, "
         f"{plan.max_num_seqs} requests at once, {plan.max_queued} more may wait",
-        f"  memory    {size(plan.weights_bytes)} weights + {kept} "
+        f"  memory    {weights} + {kept} "
         f"+ {size(plan.workspace_bytes)} workspace + {size(plan.process_bytes)} processes "
         f"= {size(plan.total_bytes)} {'estimated' if card.through else 'at most'}",
         *([f"  prefixes  {_NOT_SHARED}"] if plan.state_bytes else []),

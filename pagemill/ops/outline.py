@@ -11,7 +11,7 @@ Must not know: which model is recorded, and how much of anything a step will hav
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ _PADDED = 16  # elements of a head are padded to a multiple in the cache
 _QUERY_ROWS = 16  # the most that an attention kernel has in hand
 _SEGMENT = 1024  # tokens of history that it weighs at once
 _DENSE = ("F32", "F16", "BF16")
+_LARGER = 1.1  # from here on it is worth saying that a format takes more memory than its file
+_LARGE = (1024, 4096)  # a matrix whose padding is no matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +185,16 @@ class OutlineOps(CpuOps):
         self._state_bytes += layers * slots * (-(-size // _LINE) * _LINE) * 4
         return _Cache()
 
+    def _weights(self) -> Iterator[KeptWeights]:
+        """Of each format. One that has a kernel is kept as it is, unless codes of a whole number of
+        bits take clearly more than the file."""
+        code_bits = {form: bits for form, _, bits, _, _ in _native.matrix_kinds()}
+        rows, k = _LARGE
+        for (name, kept), size in self._kept.items():
+            larger = self._packed(kept, rows, k) > _LARGER * rows * formats.bytes_per_row(name, k)
+            kept_as = f"{code_bits[name]}-bit codes" if larger and name == kept else kept
+            yield KeptWeights(name, kept_as, self._stored[name, kept], size)
+
     def footprint(self, model: Any, vocab_size: int) -> Footprint:
         """Of a network that was built on these operations."""
         kv = model.new_kv(1, _PADDED, 1)
@@ -193,10 +205,7 @@ class OutlineOps(CpuOps):
         dim = max(self._head_dim, buffers.text_dim)
         scratch = _QUERY_ROWS * (_SEGMENT + 3 * dim + 64) * 4
         return Footprint(
-            weights=tuple(
-                KeptWeights(name, kept, self._stored[name, kept], size)
-                for (name, kept), size in self._kept.items()
-            ),
+            weights=tuple(self._weights()),
             vector_bytes=self._vectors,
             kv_token_bytes=self._kv_bytes,
             state_bytes=self._state_bytes,

@@ -37,6 +37,11 @@ def test_says_model_context_threads_and_memory() -> None:
     ]
 
 
+def test_says_when_weights_take_more_than_their_file() -> None:
+    card = replace(SMOLLM2_CARD, weights_bytes=60_000_000)
+    assert "97 MB weights (60 MB in the file) +" in plan_lines("smollm2", card, PLAN)[-1]
+
+
 def test_of_an_encoder_it_says_what_it_gives() -> None:
     card = replace(SMOLLM2_CARD, pooling="mean", kv_elements=0, context_length=4096)
     lines = plan_lines("embedder", card, replace(PLAN, kv_bytes=0))

@@ -30,6 +30,9 @@ MASKS = {
     "IQ1_S": {1: _HALF},
     "IQ1_M": {55: (0x8F, 0x30)},
 }
+# The same of formats that no golden blocks are made of. Single-precision scales are 2^-7 to 2^-6.
+_SINGLE = {2: (0x7F, 0), 3: (0, 0x3C)}
+OTHER_MASKS = {"Q1_0": {1: _HALF}, "Q2_0": {1: _HALF}, "NF4": _SINGLE, "INT8": _SINGLE}
 
 
 def random_blocks(name: str, count: int, block_bytes: int) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """Networks from quantized folders: what they compute is what their dequantized weights compute."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pagemill import models
+from pagemill.footprint import footprint_of
 from pagemill.models import Model
-from pagemill.ops.interface import Float32
+from pagemill.ops.interface import Float32, Ops
 from pagemill.ops.reference import ReferenceOps
+from pagemill.types import KeptWeights
 from pagemill.weights import formats
 from pagemill.weights.formats import fp8, mxfp4
 from pagemill.weights.load import open_model
@@ -92,9 +95,9 @@ def write(
     return folder
 
 
-def network(folder: Path) -> Model:
+def network(folder: Path, ops: Ops | None = None) -> Model:
     checkpoint = open_model(folder, models)
-    return models.build(checkpoint.card, ReferenceOps(), checkpoint.source)
+    return models.build(checkpoint.card, ops or ReferenceOps(), checkpoint.source)
 
 
 CONFIGS = {
@@ -143,6 +146,21 @@ def test_experts_in_four_bit_floats(tmp_path: Path) -> None:
     ours, exact = network(folder), network(write(tmp_path / "exact", meaning, {}, {}, GPT_OSS))
     expected = logits(exact, new_kv(exact), (PROMPT, 0))
     np.testing.assert_allclose(logits(ours, new_kv(ours), (PROMPT, 0)), expected, 0, 1e-4)
+
+    cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
+    (kept,) = (part for part in outlined(folder) if part.format == "MXFP4")
+    assert kept.kept_as == "MXFP4"
+    native = network(folder, cpu.CpuOps(threads=2, kv_dtype="f32"))
+    got = logits(native, new_kv(native), (PROMPT, 0))
+    rounded_activations = 1e-2 * np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, 0, rounded_activations)
+
+
+def outlined(folder: Path) -> Sequence[KeptWeights]:
+    """How the cpu backend would keep the matrices of a folder."""
+    footprint = footprint_of(open_model(folder, models), "cpu")
+    assert footprint is not None
+    return footprint.weights
 
 
 def test_quantization_shows_in_the_card(tmp_path: Path) -> None:

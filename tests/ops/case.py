@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pagemill.ops.interface import Array, Float32, Ops, Step, Weight
 from pagemill.ops.reference import ReferenceOps
 from pagemill.weights import formats
-from tests.golden.random_blocks import MASKS
+from tests.golden.random_blocks import MASKS, OTHER_MASKS
 
 ROUNDED_ACTIVATIONS = 2e-2
 EXACT = 1e-5
@@ -61,7 +61,7 @@ def _stored(rng: np.random.Generator, name: str, rows: int, k: int) -> NDArray[n
         return formats.get_packing(name).pack(normal(rng, rows, k) / np.float32(k**0.5))
     form = formats.get(name)
     blocks = rng.integers(0, 256, (rows * k // form.BLOCK_SIZE, form.BLOCK_BYTES), np.uint8)
-    for at, (kept, set_) in MASKS[name].items():
+    for at, (kept, set_) in (MASKS | OTHER_MASKS)[name].items():
         blocks[:, at] = blocks[:, at] & kept | set_
     return blocks.reshape(rows, -1)
 

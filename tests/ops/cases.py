@@ -47,7 +47,9 @@ __all__ = [
 DENSE = ("F32", "F16", "BF16")
 # A backend may round activations to int8 beside these.
 BLOCKS = (
-    "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K",
+    "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_NL",
+    "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "MXFP4", "NVFP4",
+    "TQ2_0", "TQ1_0", "Q2_0", "Q1_0",
 )  # fmt: skip
 
 

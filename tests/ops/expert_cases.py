@@ -66,11 +66,14 @@ def expert_cases() -> Iterator[Case]:
         table.append((name, routing, Mixture(7, 24, 20)))
         table.append((f"{name}, biases", routing, Mixture(3, 40, 32, biases=True)))
     quantized = Mixture(9, 64, 96, gate=("Q8_0",), down="Q4_1")
+    float4 = replace(quantized, gate=("MXFP4",), down="MXFP4", biases=True)
     table += [
         ("of one token", Routing(2), replace(quantized, tokens=1)),
         ("of eight bits", Routing(2), quantized),
         ("of four bits", Routing(3), replace(quantized, gate=("Q4_0",), biases=True)),
         ("of two formats", Routing(2), replace(quantized, inner=32, gate=("Q8_0", "Q4_1"))),
+        ("of four-bit floats", Routing(4, activation="clamped_silu"), float4),
+        ("of four-bit floats, one token", Routing(4), replace(float4, tokens=1)),
         ("of 256", Routing(8), Mixture(5, 32, 32, 256, ("Q8_0",), "Q8_0")),
         ("of halves", Routing(2), Mixture(40, 33, 32, 4, ("F16",), "BF16")),
     ]

@@ -13,6 +13,7 @@ from pagemill.errors import EngineFailure, Unsupported
 from pagemill.ops.interface import Array, Rope, Routing, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps, uniform
 from pagemill.weights import formats
+from pagemill.weights.formats import nf4
 from tests.ops.case import ROUNDED_ACTIVATIONS, whole_step
 from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
 from tests.weights.quantized_files import Golden
@@ -20,6 +21,7 @@ from tests.weights.quantized_files import Golden
 _native = pytest.importorskip("pagemill._native", reason="the native kernels are not built")
 cpu = pytest.importorskip("pagemill.ops.cpu")
 
+MINIMA = ("Q5_1", "Q4_1", "Q5_K", "Q4_K", "Q2_K")  # formats with an offset beside the scale
 NATIVE_PAGES = 16  # sizes of pages are multiples of this
 ISAS = _native.instruction_sets()
 CASES = [case for case in all_cases() if case.page_size % NATIVE_PAGES == 0]
@@ -50,9 +52,32 @@ def test_a_row_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
         assert np.array_equal(ops.linear(x[:count], matrix), together[:count])
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_packed_weights_mean_what_the_file_means(ops: cpu.CpuOps, name: str) -> None:
+    """To the last bit where a value is one product; minima are added in another order."""
+    size = formats.get(name).BLOCK_SIZE
+    matrix = weight(np.random.default_rng(11), 9 * size, (name, 53))
+    want = formats.get(name).unpack(matrix.parts[0].reshape(53, -1))
+    got = ops.embed(np.arange(53, dtype=np.int32), ops.upload(matrix, table=True))
+    last_bits = 1e-6 if name in MINIMA else 0
+    np.testing.assert_allclose(got, want, 0, last_bits * np.abs(want).max())
+
+
+def test_the_table_of_nf4_is_off_by_little(ops: cpu.CpuOps) -> None:
+    rng = np.random.default_rng(12)
+    raw = nf4.from_parts(
+        rng.integers(0, 16, (7, 320), np.uint8), rng.uniform(0.01, 9, (7, 10)).astype(np.float32)
+    )
+    want, scales = nf4.unpack(raw), raw.reshape(7, 10, 20)[:, :, :4].copy().view(np.float32)
+    matrix = ops.upload(Weight((7, 320), ("NF4",), (raw,), (7,)), table=True)
+    error = np.asarray(ops.embed(np.arange(7, dtype=np.int32), matrix)) - want
+    relative = np.abs(error).reshape(7, 10, 32) / scales
+    assert 0.001 < np.sqrt(np.mean(relative**2)) < 0.002 and relative.max() < 0.0045
+
+
 @pytest.mark.parametrize("name", ["gptq_4", "gptq_8", "fbgemm", "nf4"])
 def test_formats_of_quantized_folders(ops: cpu.CpuOps, tmp_path: Path, name: str) -> None:
-    """They have no kernels: the nearest formats that have take their place."""
+    """The nearest formats that have kernels take the place of those that have none."""
     form, rows = Golden(name).matrix(tmp_path).read()
     matrix = Weight((len(rows), 128), (form,), (rows,), (len(rows),))
     x = normal(np.random.default_rng(3), 5, 128)

@@ -1,5 +1,6 @@
 """The outline of a network: what it says is what the native kernels then take."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import pytest
 from pagemill import models
 from pagemill.errors import BadModelFile, Unsupported
 from pagemill.footprint import footprint_of
-from pagemill.ops.interface import Step
+from pagemill.ops.interface import Array, Ops, Step
+from pagemill.weights import formats
 from pagemill.weights.load import Checkpoint, open_model
 from pagemill.weights.precision import Precision
+from tests.ops.case import weight
 
 cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
+OutlineOps = pytest.importorskip("pagemill.ops.outline").OutlineOps
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = [GOLDEN / "tiny_llama.gguf", *sorted(GOLDEN.glob("*/model.gguf"))]
@@ -94,6 +98,33 @@ def test_formats_without_a_kernel_count_what_they_become() -> None:
     kept = {weights.format: weights for weights in footprint.weights}
     assert kept["FP8"].kept_as == "Q8_0"
     assert kept["FP8"].kept_bytes > kept["FP8"].stored_bytes
+
+
+class Tables:
+    """A network of embedding tables, one for each format."""
+
+    def __init__(self, ops: Ops, names: Sequence[str]) -> None:
+        self.ops = ops
+        rng = np.random.default_rng(1)
+        self.tables = [ops.upload(weight(rng, 4096, (name, 64)), table=True) for name in names]
+
+    def new_kv(self, num_pages: int, page_size: int) -> Array:
+        return self.ops.new_kv(0, num_pages, page_size, 1, 16)
+
+    def __call__(self, step: Step, kv: Array) -> Array:
+        return self.ops.embed(step.token_ids, self.tables[0])
+
+
+def test_it_says_which_formats_take_more_memory_than_their_file() -> None:
+    names = {"IQ4_XS": "IQ4_XS", "IQ3_S": "4-bit codes", "IQ2_XS": "3-bit codes"}
+    names |= {"TQ1_0": "2-bit codes", "TQ2_0": "TQ2_0", "INT8": "Q8_0"}
+    outline = OutlineOps()
+    footprint = outline.footprint(Tables(outline, list(names)), 64)
+    native = Tables(cpu.CpuOps(), list(names))
+    for kept, table in zip(footprint.weights, native.tables, strict=True):
+        assert kept.kept_as == names[kept.format]
+        assert kept.kept_bytes == table.bytes
+        assert kept.stored_bytes == 64 * formats.bytes_per_row(kept.format, 4096)
 
 
 def test_a_format_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

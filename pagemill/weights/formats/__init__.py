@@ -38,8 +38,8 @@ class PackingFormat(Format, Protocol):
         ...
 
 
-class NotInGGUF(Format, Protocol):
-    """A format that no GGUF file has, and that kernels need not know."""
+class WithoutKernel(Format, Protocol):
+    """A format of quantized folders that kernels need not know."""
 
     @property
     def NEAR(self) -> str:
@@ -59,7 +59,7 @@ _READ_ONLY = (
     "IQ4_XS", "NVFP4", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_0",
     "Q1_0", "INT4", "INT8", "NF4",
 )  # fmt: skip
-_NOT_IN_GGUF = ("INT4", "INT8", "FP8", "NF4")  # what quantized folders mean, exactly
+_WITHOUT_KERNEL = ("INT4", "INT8", "FP8")  # what quantized folders mean, exactly
 
 
 def names() -> tuple[str, ...]:
@@ -87,10 +87,11 @@ def get_packing(name: str) -> PackingFormat:
 
 
 def as_gguf(name: str, raw: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
-    """Rows in a format that GGUF has: those of another as the nearest one, the rest as they are."""
-    if name not in _NOT_IN_GGUF:
+    """Rows that kernels can take: those of a format without one as the nearest that GGUF has, the
+    rest as they are."""
+    if name not in _WITHOUT_KERNEL:
         return name, raw
-    return cast(NotInGGUF, get(name)).as_gguf(raw)
+    return cast(WithoutKernel, get(name)).as_gguf(raw)
 
 
 def bytes_per_row(name: str, k: int) -> int:
@@ -102,8 +103,8 @@ def bytes_per_row(name: str, k: int) -> int:
 
 
 def most_bytes_per_row(name: str, k: int) -> int:
-    """The same, or what the row takes as the nearest format that GGUF has, if that is more."""
+    """The same, or what the row takes in the format that `as_gguf` gives, if that is more."""
     forms = [name]
-    if name in _NOT_IN_GGUF:
-        forms.append(cast(NotInGGUF, get(name)).NEAR)
+    if name in _WITHOUT_KERNEL:
+        forms.append(cast(WithoutKernel, get(name)).NEAR)
     return max(bytes_per_row(form, k) for form in forms)

@@ -10,12 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from pagemill.weights.formats import q8_0
 from pagemill.weights.formats.blocks import (
     Bytes,
     Float32,
     join_bits,
-    repack,
     single,
     split_bits,
     unpack_rows,
@@ -24,7 +22,6 @@ from pagemill.weights.formats.blocks import (
 NAME: Final = "NF4"
 BLOCK_SIZE: Final = 32
 BLOCK_BYTES: Final = 20
-NEAR: Final = "Q8_0"  # what as_gguf gives
 TABLE: Final = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
     -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
@@ -48,8 +45,3 @@ def from_parts(quants: Bytes, scales: Float32) -> Bytes:
     heads = scales.astype("<f4").reshape(-1, 1).view(np.uint8)
     blocks = np.concatenate([heads, join_bits(quants.reshape(-1, 32), 4, 16)], axis=1)
     return blocks.reshape(len(quants), -1)
-
-
-def as_gguf(raw: Bytes) -> tuple[str, Bytes]:
-    """The nearest that GGUF has: Q8_0."""
-    return NEAR, repack(raw, unpack, q8_0.pack)
