@@ -185,16 +185,6 @@ class OutlineOps(CpuOps):
         self._state_bytes += layers * slots * (-(-size // _LINE) * _LINE) * 4
         return _Cache()
 
-    def _weights(self) -> Iterator[KeptWeights]:
-        """Of each format. One that has a kernel is kept as it is, unless codes of a whole number of
-        bits take clearly more than the file."""
-        code_bits = {form: bits for form, _, bits, _, _ in _native.matrix_kinds()}
-        rows, k = _LARGE
-        for (name, kept), size in self._kept.items():
-            larger = self._packed(kept, rows, k) > _LARGER * rows * formats.bytes_per_row(name, k)
-            kept_as = f"{code_bits[name]}-bit codes" if larger and name == kept else kept
-            yield KeptWeights(name, kept_as, self._stored[name, kept], size)
-
     def footprint(self, model: Any, vocab_size: int) -> Footprint:
         """Of a network that was built on these operations."""
         kv = model.new_kv(1, _PADDED, 1)
@@ -215,3 +205,13 @@ class OutlineOps(CpuOps):
             text_token_bytes=8 * buffers.text_dim,
             position_bytes=sum(8 * len(rope.inv_freq) for rope in self._ropes),
         )
+
+    def _weights(self) -> Iterator[KeptWeights]:
+        """Of each format. One that has a kernel is kept as it is, unless codes of a whole number of
+        bits take clearly more than the file."""
+        code_bits = {form: bits for form, _, bits, _, _ in _native.matrix_kinds()}
+        rows, k = _LARGE
+        for (name, kept), size in self._kept.items():
+            larger = self._packed(kept, rows, k) > _LARGER * rows * formats.bytes_per_row(name, k)
+            kept_as = f"{code_bits[name]}-bit codes" if larger and name == kept else kept
+            yield KeptWeights(name, kept_as, self._stored[name, kept], size)

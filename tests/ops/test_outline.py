@@ -108,7 +108,7 @@ class Tables:
         rng = np.random.default_rng(1)
         self.tables = [ops.upload(weight(rng, 4096, (name, 64)), table=True) for name in names]
 
-    def new_kv(self, num_pages: int, page_size: int) -> Array:
+    def new_kv(self, num_pages: int, page_size: int, slots: int) -> Array:
         return self.ops.new_kv(0, num_pages, page_size, 1, 16)
 
     def __call__(self, step: Step, kv: Array) -> Array:
