@@ -352,11 +352,8 @@ class Runtime:
             tokenizer = Tokenizer.from_gguf(opened.metadata)
         brought = read_model_text(path, opened.metadata, tokenizer.vocab_size)
         source = self._template or brought.template
-        if source is not None:
-            template = source.compile(brought.tokens, brought.opening)
-        else:
-            template = fallback_template(tokenizer)
-            template.opening = brought.opening
+        template = source.compile(brought.tokens) if source else fallback_template(tokenizer)
+        template.opening = brought.opening
         if source is None and not opened.card.pooling:
             _log.warning("%s brings no chat template; --chat-template sets one", hosted.name)
         pairs = pair_template(opened.metadata)

@@ -11,7 +11,6 @@ from typing import Any
 from pagemill.errors import BadModelFile, ConfigError
 from pagemill.small_files import read_json, read_text
 from pagemill.text.chat import MAX_SOURCE_CHARS, ChatTemplate
-from pagemill.text.messages import Message
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
@@ -41,11 +40,9 @@ class TemplateSource:
         BadModelFile if it is broken."""
         others = {**tokens}
         bos, eos = others.pop("bos_token", ""), others.pop("eos_token", "")
-        template = ChatTemplate(
+        return ChatTemplate(
             self.text, bos_token=bos, eos_token=eos, tool_use=self.tool_use, other_tokens=others
         )
-        template.opening = opening
-        return template
 
 
 def template_of_setting(value: str) -> TemplateSource | None:

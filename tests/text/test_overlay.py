@@ -43,7 +43,8 @@ def test_it_lies_over_the_base(tmp_path: Path) -> None:
 def test_conversations_begin_with_it(tmp_path: Path) -> None:
     brought = read_model_text(put(tmp_path, FULL), GGUF, 10)
     assert brought.template is not None
-    template = brought.template.compile(brought.tokens, brought.opening)
+    template = brought.template.compile(brought.tokens)
+    template.opening = brought.opening
     said = template.render([Message("user", "now")])
     assert said == "system:be kind;user:hi;assistant:hello;user:now;"
     own = [Message("system", "mine"), Message("user", "now")]
