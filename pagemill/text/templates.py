@@ -35,9 +35,8 @@ class TemplateSource:
     origin: str  # for people: the file it is in
     tool_use: str = ""
 
-    def compile(self, tokens: Mapping[str, str], opening: tuple[Message, ...] = ()) -> ChatTemplate:
-        """The template, seeing the special tokens `tokens`; conversations begin with `opening`.
-        BadModelFile if it is broken."""
+    def compile(self, tokens: Mapping[str, str]) -> ChatTemplate:
+        """The template, seeing the special tokens `tokens`. BadModelFile if it is broken."""
         others = {**tokens}
         bos, eos = others.pop("bos_token", ""), others.pop("eos_token", "")
         return ChatTemplate(
