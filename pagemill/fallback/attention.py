@@ -154,27 +154,30 @@ class _Scoring:
 
     def weigh(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         """q (H, n, D), k (G, kv_len, D) and v (G, kv_len, Dv) -> (H, n, Dv)."""
-        if not self.softcap and self.sinks is None:
-            grouped = q.shape[0] != k.shape[0]
-            result: Tensor = functional.scaled_dot_product_attention(
-                *(part[None] for part in (q, k, v)),
-                attn_mask=seen,
-                scale=self.scale,
-                enable_gqa=grouped,
-            )
-            return result[0]
-        q, k, v = q.float(), k.float(), v.float()
-        queries = q.unflatten(0, (k.shape[0], -1))  # (G, H / G, n, D)
-        scores = queries @ k[:, None].transpose(2, 3) * self.scale
+        by_hand = self.softcap or self.sinks is not None
+        if by_hand or q.shape[1] == 1:  # for one token torch's own takes up to ten times as long
+            return self._weigh_by_hand(q.float(), k.float(), v.float(), seen)
+        result: Tensor = functional.scaled_dot_product_attention(
+            *(part[None] for part in (q, k, v)),
+            attn_mask=seen,
+            scale=self.scale,
+            enable_gqa=q.shape[0] != k.shape[0],
+        )
+        return result[0]
+
+    def _weigh_by_hand(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        (heads, num_tokens, dim), groups = q.shape, len(k)
+        queries = (q * self.scale).reshape(groups, -1, dim)  # heads of a group below each other
+        scores = (queries @ k.transpose(1, 2)).view(groups, -1, num_tokens, k.shape[1])
         if self.softcap:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         if seen is not None:
             scores = scores.masked_fill(~seen, -torch.inf)
         if self.sinks is not None:
-            sinks = self.sinks.float().reshape(k.shape[0], -1, 1, 1)
-            scores = torch.cat([scores, sinks.expand(*scores.shape[:3], 1)], dim=-1)
-        weights = torch.softmax(scores, dim=-1)[..., : k.shape[1]]
-        return (weights @ v[:, None]).flatten(0, 1)
+            sinks = self.sinks.float().view(groups, -1, 1, 1).expand(*scores.shape[:3], 1)
+            scores = torch.cat([scores, sinks], dim=-1)
+        weights = torch.softmax(scores, dim=-1)[..., : k.shape[1]].flatten(1, 2)
+        return (weights @ v).view(heads, num_tokens, -1)
 
 
 class PagedAttention:

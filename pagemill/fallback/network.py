@@ -134,6 +134,8 @@ def explained(name: str, what: str = "cannot run on pages") -> Iterator[None]:
     """A boundary: whatever goes wrong in a network's own code becomes one Unsupported."""
     try:
         yield
+    except BadModelFile:
+        raise
     except Unsupported as error:
         raise Unsupported(f"{name} {what}: {error.message}") from error
     except (MemoryError, KeyboardInterrupt):
@@ -156,6 +158,7 @@ def _load(foreign: Foreign, dtype: Any, attention: str) -> Any:
         raise Unsupported(f"{name} carries a state from token to token, which has no pages")
     config = _config(foreign, name)
     with explained(name, "cannot be loaded"):
+        _check_amount(network, config, foreign, name)
         module, info = network.from_pretrained(
             None,
             config=config,
@@ -179,6 +182,20 @@ def _load(foreign: Foreign, dtype: Any, attention: str) -> Any:
             more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
             raise BadModelFile(f"{name}: tensor {show(tensors[0])}{more} {what}")
     return module.eval()
+
+
+def _check_amount(network: Any, config: Any, foreign: Foreign, name: str) -> None:
+    """Refuse what config.json describes and the files do not have, before memory is taken for it:
+    the library would make up what is missing, however much."""
+    with torch.device("meta"):
+        outline = network(config)
+    outline.tie_weights()
+    wanted = sum(weight.numel() for weight in outline.parameters())
+    if wanted > foreign.card.parameters:
+        raise BadModelFile(
+            f"{name}: config.json describes {wanted} weights, the files have "
+            f"{foreign.card.parameters}"
+        )
 
 
 def _class(foreign: Foreign) -> Any:

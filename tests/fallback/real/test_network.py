@@ -138,13 +138,25 @@ def test_tensors_must_be_all_there_and_no_others(tmp_path: Path) -> None:
     tensors = load_file(path)
     name = "model.layers.1.mlp.up_proj.weight"
     lacking = {key: value for key, value in tensors.items() if key != name}
-    wrong = {**tensors, name: np.zeros((5, 5), np.float32)}
+    spare = np.zeros(48 * 32, np.float32)
+    other = {**lacking, "model.layers.1.mlp.another.weight": spare}
+    wrong = {**tensors, name: spare.reshape(32, 48)}
     more = {**tensors, "model.layers.1.mlp.extra.weight": np.zeros(4, np.float32)}
     for changed, error, message in (
-        (lacking, BadModelFile, rf"tensor '{name}' is missing"),
+        (lacking, BadModelFile, r"config\.json describes \d+ weights, the files have \d+"),
+        (other, BadModelFile, rf"tensor '{name}' is missing"),
         (more, BadModelFile, "extra.weight' has no place in this network"),
         (wrong, BadModelFile, rf"tensor '{name}' has another shape than config\.json says"),
     ):
         save_file(changed, path)
         with pytest.raises(error, match=message):
             load(Foreign.open(folder), threads=1)
+
+
+def test_no_memory_is_taken_for_weights_that_are_not_there(tmp_path: Path) -> None:
+    folder = make(tmp_path / "stablelm", "stablelm")
+    path = folder / "config.json"
+    vast = {"vocab_size": 1 << 24, "hidden_size": 1 << 16, "num_hidden_layers": 64}  # 10 TB
+    path.write_text(json.dumps({**json.loads(path.read_text()), **vast}))
+    with pytest.raises(BadModelFile, match=r"config\.json describes \d{13} weights, the files"):
+        load(Foreign.open(folder), threads=1)
