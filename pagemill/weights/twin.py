@@ -98,10 +98,15 @@ class FolderTensor:
     elements, in GGUF's order. Tensors that no mixture rounds are float32, as GGUF has them."""
 
     def __init__(
-        self, name: str, stored: Stored, order: NDArray[np.intp] | None, desk: _Desk
+        self,
+        name: str,
+        stored: Stored,
+        shape: tuple[int, ...],
+        order: NDArray[np.intp] | None,
+        desk: _Desk,
     ) -> None:
-        self.name, self.shape = name, stored.shape
-        self.format = "F32" if is_kept(name, stored.shape) else stored.format
+        self.name, self.shape = name, shape
+        self.format = "F32" if is_kept(name, shape) else stored.format
         self._stored, self._order, self._desk = stored, order, desk
         self._by_expert = _OF_EXPERTS in name and len(stored.shape) == _STACK_DIMS
 
@@ -124,6 +129,9 @@ class FolderTensor:
         return np.concatenate(found)
 
     def _values(self, form: str, stored: NDArray[np.uint8], rows: slice) -> Float32:
+        if self.shape != self._stored.shape:  # small tensors of recurrences
+            values = formats.get(form).unpack(stored.reshape(1, -1))
+            return values.reshape(-1, self.shape[-1])[rows]
         if self._order is None:
             return formats.get(form).unpack(stored[rows])
         if len(self.shape) < _MATRIX_DIMS:
@@ -163,7 +171,13 @@ def open_twin(path: Path, families: Families, name: str) -> Twin:
     desk, orders = _Desk(), _orders(family, card, keys)
     settings, factors = _settings(metadata, family, card, keys, folder.name)
     tensors = [
-        FolderTensor(name, tensor, orders.get(name.rpartition(".")[0].rpartition(".")[2]), desk)
+        FolderTensor(
+            name,
+            tensor,
+            _shape(name, tensor.shape, keys),
+            orders.get(name.rpartition(".")[0].rpartition(".")[2]),
+            desk,
+        )
         for name, tensor in stored.items()
     ]
     return Twin(
@@ -172,6 +186,19 @@ def open_twin(path: Path, families: Families, name: str) -> Twin:
         tensors=[*factors, *tensors],
         stretched=keys.text("rope.scaling.type", "none") in _AS_TENSOR,
     )
+
+
+def _shape(name: str, shape: tuple[int, ...], keys: Keys) -> tuple[int, ...]:
+    """As GGUF has it: there are tensors of recurrences whose elements stand in other rows."""
+    part = name.partition(".")[2].partition(".")[2]  # of "blk.0.ssm_conv1d.weight"
+    if part == "ssm_conv1d.weight":
+        return (shape[0], shape[-1])
+    if part in ("ssm_a", "ssm_d"):
+        return (math.prod(shape), 1)
+    if part == "ssm_norm.weight":
+        groups = keys.whole("ssm.group_count", 1, shape[-1], 1)
+        return (groups, shape[-1] // groups)
+    return shape
 
 
 def _orders(family: Family, card: ModelCard, keys: Keys) -> Mapping[str, NDArray[np.intp]]:
