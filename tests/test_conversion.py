@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pagemill import models
-from pagemill.conversion import write_gguf
+from pagemill.conversion import _NoWeights, write_gguf
 from pagemill.errors import PagemillError, Unsupported
 from pagemill.ops.reference import ReferenceOps
 from pagemill.text.tokenizer import Tokenizer
@@ -100,6 +100,13 @@ def test_what_cannot_be_said_writes_nothing(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(PagemillError, match="no tokenizer"):
         write_gguf(folder, target, mixture("q8_0"))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_network_is_checked_without_its_weights(folder: Path) -> None:
+    source = open_model(folder, models).source.outline()
+    hidden = source.keys.whole("embedding_length", 1, 99)
+    weight = source.matrix(("token_embd", 96), k=hidden)
+    assert _NoWeights().upload(weight).strides == (0, 0)
 
 
 def test_an_encoder(tmp_path: Path) -> None:
