@@ -96,18 +96,12 @@ class Network:
             return logits[0, rows]
 
     def _check_sizes(self, foreign: Foreign) -> None:
-        """Ids of the engine must have a row, and positions of it a place."""
-        rows = self.module.get_input_embeddings().num_embeddings
+        """Every id that the engine lets through must have a row."""
+        rows = len(self.module.get_input_embeddings().weight)
         if rows < foreign.card.vocab_size:
             raise BadModelFile(
                 f"{self.name}: vocab_size is {foreign.card.vocab_size}, the embedding has "
                 f"{rows} rows"
-            )
-        parameters = inspect.signature(self.module.forward).parameters
-        if "position_ids" not in parameters:
-            raise Unsupported(
-                f"{self.name} takes no positions from outside, so the transformers fallback cannot "
-                "put several texts into one step"
             )
 
     def _measure(self, foreign: Foreign) -> Mapping[Any, HeadShape]:
@@ -156,6 +150,11 @@ def _load(foreign: Foreign, dtype: Any, attention: str) -> Any:
     network = _class(foreign)
     if getattr(network, "_is_stateful", False):
         raise Unsupported(f"{name} carries a state from token to token, which has no pages")
+    if "position_ids" not in inspect.signature(network.forward).parameters:
+        raise Unsupported(
+            f"{name} takes no positions from outside, so the transformers fallback cannot put "
+            "several texts into one step"
+        )
     config = _config(foreign, name)
     with explained(name, "cannot be loaded"):
         _check_amount(network, config, foreign, name)
