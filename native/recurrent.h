@@ -42,27 +42,58 @@ void short_conv(const ConvTask& task, int first, int last) {
 // log(1 + e^x)
 inline float softplus(float x) { return x > 20 ? x : __builtin_log1pf(exp_one(x)); }
 
-// `kTokens` tokens from `token` on, of elements p .. p + 16 of the head; n of these are there.
-template <int kTokens>
+// `kTokens` tokens from `token` on, `kVectors` times 16 elements of the head from p on, of which n are there.
+// With two vectors b and c are spread for both, and neither waits for the other.
+template <int kTokens, int kVectors>
 inline void scan_block(const ScanTask& task, const float* delta, const float* decay, int token, int p,
                        int n) {
-  F32 x[kTokens], input[kTokens], keep[kTokens], y[kTokens];
+  F32 input[kTokens][kVectors], keep[kTokens], y[kTokens][kVectors];
   const float *b = task.b + token * task.b_stride, *c = task.c + token * task.c_stride;
+  const float* x = task.x + token * task.x_stride + p;
+#pragma GCC unroll 8
   for (int t = 0; t < kTokens; t++) {
-    x[t] = load_first(task.x + (token + t) * task.x_stride + p, n);
-    input[t] = mul(splat(delta[t]), x[t]), keep[t] = splat(decay[t]), y[t] = zero();
+    keep[t] = splat(decay[t]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; v++) {
+      input[t][v] = mul(splat(delta[t]), load_first(x + t * task.x_stride + v * 16, n - v * 16));
+      y[t][v] = zero();
+    }
   }
   float* s = task.after + p;
   for (int i = 0; i < task.state; i++, s += task.dim) {
-    F32 value = load_first(s, n);
+    F32 value[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; v++) value[v] = load_first(s + v * 16, n - v * 16);
+#pragma GCC unroll 8
     for (int t = 0; t < kTokens; t++) {
-      value = fma(input[t], splat(b[t * task.b_stride + i]), mul(keep[t], value));
-      y[t] = fma(value, splat(c[t * task.c_stride + i]), y[t]);
+      const F32 b_i = splat(b[t * task.b_stride + i]), c_i = splat(c[t * task.c_stride + i]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; v++) {
+        value[v] = fma(input[t][v], b_i, mul(keep[t], value[v]));
+        y[t][v] = fma(value[v], c_i, y[t][v]);
+      }
     }
-    store_first(s, value, n);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; v++) store_first(s + v * 16, value[v], n - v * 16);
   }
+  float* out = task.out + token * task.out_stride + p;
+#pragma GCC unroll 8
   for (int t = 0; t < kTokens; t++)
-    store_first(task.out + (token + t) * task.out_stride + p, fma(splat(task.d), x[t], y[t]), n);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; v++)
+      store_first(out + t * task.out_stride + v * 16,
+                  fma(splat(task.d), load_first(x + t * task.x_stride + v * 16, n - v * 16), y[t][v]),
+                  n - v * 16);
+}
+
+// Of `count` tokens, what lies from p on.
+template <int kVectors>
+inline void scan_tokens(const ScanTask& task, const float* delta, const float* decay, int token, int count,
+                        int p, int n) {
+  int t = 0;
+  for (; t + kScanTokens <= count; t += kScanTokens)
+    scan_block<kScanTokens, kVectors>(task, delta + t, decay + t, token + t, p, n);
+  for (; t < count; t++) scan_block<1, kVectors>(task, delta + t, decay + t, token + t, p, n);
 }
 
 void scan(const ScanTask& task) {
@@ -78,12 +109,9 @@ void scan(const ScanTask& task) {
       delta[t] = softplus(task.dt[(first + t) * task.dt_stride]);
       decay[t] = exp_one(delta[t] * task.a);
     }
-    for (int p = 0; p < task.dim; p += 16) {
-      int t = 0;
-      for (; t + kScanTokens <= count; t += kScanTokens)
-        scan_block<kScanTokens>(task, delta + t, decay + t, first + t, p, task.dim - p);
-      for (; t < count; t++) scan_block<1>(task, delta + t, decay + t, first + t, p, task.dim - p);
-    }
+    int p = 0;
+    for (; p + 32 <= task.dim; p += 32) scan_tokens<2>(task, delta, decay, first, count, p, 32);
+    for (; p < task.dim; p += 16) scan_tokens<1>(task, delta, decay, first, count, p, task.dim - p);
   }
 }
 
