@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
@@ -10,6 +11,7 @@
 
 #include "choices.h"
 #include "formats.h"
+#include "limits.h"
 #include "program.h"
 #include "sample.h"
 #include "select.h"
@@ -247,6 +249,14 @@ NB_MODULE(_native, m) {
   nb::class_<States>(m, "States").def_prop_ro("bytes", &States::bytes);
   m.def("states",
         [](int layers, int slots, int64_t size) { return std::make_shared<States>(layers, slots, size); });
+  m.def(
+      "limits",
+      [](const Backend& b, size_t bytes) {
+        nb::gil_scoped_release release;
+        const Peaks most = measure_peaks(b.kernels, *b.pool, bytes);
+        return std::make_tuple(most.read_bytes, most.int8_ops, most.fp32_ops);
+      },
+      "backend"_a, "bytes"_a, "What this machine reads, and computes of int8 and fp32, a second at most.");
   define_program(m);
   define_sample(m);
 }

@@ -143,6 +143,12 @@ struct Kernels {
   double (*exp_sum)(const float* x, int n, float top, float factor, float* out);
   void (*short_conv)(const ConvTask& task, int first, int last);  // of these channels
   void (*scan)(const ScanTask& task);
+
+  // For measuring the machine, see spin.h; `spun` is how many vectors a round computes.
+  int32_t (*spin_int8)(const uint8_t* operands, int64_t rounds);
+  int32_t (*spin_fp32)(const float* operands, int64_t rounds);
+  int32_t (*read_through)(const uint8_t* p, size_t bytes);
+  int spun;
 };
 
 constexpr int padded(int dim) { return (dim + 15) / 16 * 16; }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -30,7 +29,6 @@ class Target:
     fields: Mapping[str, Any]  # that it accepts beside those of its dialect, such as stream_options
     equal_lengths: bool  # whether it can be told to make answers as long as asked for
     scale: Scale = field(default_factory=Scale)
-    key: str = ""
 
     def body(self, order: Order, knobs: Mapping[str, Any]) -> bytes:
         """The request, as JSON."""
@@ -60,10 +58,7 @@ async def ask(target: Target, body: bytes, timeout: float) -> Reply:
 
     sent, status, refused = perf_counter(), 0, b""
     try:
-        posting = target.wire.post(target.dialect.path, body, on_line)
-        status, refused = await asyncio.wait_for(posting, timeout)
-    except asyncio.TimeoutError:
-        answer.error = f"no answer within {timeout:g} s"
+        status, refused = await target.wire.post(target.dialect.path, body, on_line, timeout)
     except ConnectionRefusedError:
         answer.error = "connection refused"
     except msgspec.MsgspecError as error:

@@ -60,9 +60,8 @@ async def _watched(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T | None
 
     def stop() -> None:
         nonlocal signalled
-        if not signalled:
-            signalled = True
-            task.cancel()
+        signalled = True
+        task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

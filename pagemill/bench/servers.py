@@ -80,6 +80,14 @@ class _Listed:
 
 async def examine(place: Place) -> Target:
     """Ask a server all that must be known before it is measured."""
+    target = await first_look(place)
+    names = [place.api] if place.api != "auto" else _candidates(target.dialect)
+    target, reply = await _accepted(target, [DIALECTS[name] for name in names])
+    return replace(target, scale=await _scale(target, reply))
+
+
+async def first_look(place: Place) -> Target:
+    """What it lists, without a request to a model: that may be loading still."""
     if place.api != "auto" and place.api not in DIALECTS:
         raise InvalidRequest(
             f"--api must be auto, {', '.join(DIALECTS)}, not {place.api!r}", param="api"
@@ -92,18 +100,13 @@ async def examine(place: Place) -> Target:
         listed = await _list(client, address)
         model = _chosen(place.model, listed, address)
         software = await _software(client, listed)
-    names = [place.api] if place.api != "auto" else _candidates(listed)
-    wire = Wire(address, place.key)
-    target = Target(
-        place.name or address.url.partition("://")[2], software, model, wire,
-        DIALECTS[names[0]], {}, False, key=place.key,
-    )  # fmt: skip
-    target, reply = await _accepted(target, [DIALECTS[name] for name in names])
-    return replace(target, scale=await _scale(target, reply))
+    dialect = DIALECTS["ollama-generate" if listed.ollama else "completions"]
+    name = place.name or address.url.partition("://")[2]
+    return Target(name, software, model, Wire(address, place.key), dialect, {}, False)
 
 
-def _candidates(listed: _Listed) -> list[str]:
-    return ["ollama-generate"] if listed.ollama else ["completions", "chat"]
+def _candidates(dialect: Dialect) -> list[str]:
+    return ["completions", "chat"] if dialect is DIALECTS["completions"] else ["ollama-generate"]
 
 
 async def _list(client: httpx.AsyncClient, address: Address) -> _Listed:

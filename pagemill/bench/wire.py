@@ -102,6 +102,11 @@ class _Reader(asyncio.Protocol):
         else:
             self.done.set_exception(Broken("the connection closed in the middle of the answer"))
 
+    def give_up(self, seconds: float) -> None:
+        """The time is over."""
+        if not self.done.done():
+            self.done.set_exception(Broken(f"no whole answer within {seconds:g} s"))
+
     def _head(self) -> bool:
         end = self._raw.find(b"\r\n\r\n")
         if end < 0:
@@ -186,9 +191,13 @@ class Wire:
             self._fields += f"Authorization: Bearer {key}\r\n"
 
     async def post(
-        self, path: str, payload: bytes, on_line: Callable[[bytes, float], None]
+        self, path: str, payload: bytes, on_line: Callable[[bytes, float], None], timeout: float
     ) -> tuple[int, bytes]:
-        """Send a JSON body; the status, and the body of a refusal. Raises OSError and Broken."""
+        """Send a JSON body; the status, and the body of a refusal. Raises OSError and Broken.
+
+        The time limit is the reader's own: `asyncio.wait_for` may lose a cancellation that comes
+        together with the answer, and then nobody could stop a measurement.
+        """
         head = f"POST {self.address.prefix}{path} HTTP/1.1\r\n{self._fields}"
         head += f"Content-Length: {len(payload)}\r\n\r\n"
         request = head.encode() + payload
@@ -198,8 +207,10 @@ class Wire:
             self.address.port,
             ssl=self._tls,
         )
+        limit = asyncio.get_running_loop().call_later(timeout, reader.give_up, timeout)
         try:
             await reader.done
         finally:
+            limit.cancel()
             transport.close()
         return reader.status, reader.refusal

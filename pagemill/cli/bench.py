@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pagemill.cli.bench_options import Asked, LoadResults, with_options
+from pagemill.cli.bench_options import Asked, LoadResults, Results, with_options
 from pagemill.cli.boundary import INTERRUPTED, boundary, print_note
 from pagemill.cli.options import with_settings
 from pagemill.config import Settings
-from pagemill.errors import InvalidRequest
+from pagemill.errors import InvalidRequest, Unsupported
 
 if TYPE_CHECKING:
     from pagemill.bench.ask import Target
+    from pagemill.bench.document import Document
+    from pagemill.bench.facts import Facts
     from pagemill.bench.measure import Measured
     from pagemill.bench.run import Watch
 
@@ -75,6 +77,108 @@ def bench_compare(
     _under_load("compare", targets, rounds, asked, results, settings)
 
 
+@bench.command("startup")
+@boundary
+@with_settings()
+@with_options("results", Results)
+def bench_startup(
+    model: Annotated[str, typer.Argument(help="What `pagemill serve` is to start with.")],
+    runs: Annotated[int, typer.Option(min=1, help="Starts that count.")] = 5,
+    serve_args: Annotated[
+        str, typer.Option(metavar="TEXT", help='For the server: "--threads 2".')
+    ] = "",
+    *,
+    results: Results,
+    settings: Settings,
+) -> None:
+    """Cold process to first token, in phases, and the memory of a server that has started."""
+    from pagemill.bench import startup
+    from pagemill.bench.measure import until_signal
+    from pagemill.cli import bench_show as show
+
+    show.check_writable(results.paths)
+    ensure_model(model, settings)
+    found: list[startup.Start] = []
+    arguments = shlex.split(serve_args)
+    with show.watching(quiet=results.quiet) as watch:
+        _, interrupted = until_signal(
+            lambda: startup.measure_starts(model, arguments, runs, _own_key(settings), watch, found)
+        )
+    if found:
+        made = startup.record(_facts(), model, found, interrupted=interrupted)
+        _publish(made, startup.report(made), results)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@bench.command("ops")
+@boundary
+@with_options("results", Results)
+def bench_ops(
+    threads: Annotated[int, typer.Option(min=0, help="0: all cores.")] = 0,
+    isa: Annotated[str, typer.Option(help="avx512, avx2, neon, portable.")] = "auto",
+    formats: Annotated[
+        str, typer.Option(metavar="LIST", help="Of weights: q8_0,q4_k; else all.")
+    ] = "",
+    rows: Annotated[str, typer.Option(metavar="N,...", help="Of products.")] = "1,8,50,256",
+    *,
+    results: Results,
+) -> None:
+    """Each kernel beside what this machine can do at most, measured now."""
+    from pagemill.cli import bench_show as show
+    from pagemill.machine import this_machine
+
+    try:
+        from pagemill.bench import kernels
+        from pagemill.ops.cpu import CpuOps
+    except ImportError as error:
+        raise Unsupported(f"the native kernels are not installed here: {error}") from None
+    show.check_writable(results.paths)
+    names = kernels.known_formats(formats)
+    counts = kernels.row_counts(rows)
+    try:
+        ops = CpuOps(threads or this_machine().cores, isa)
+    except ValueError as error:
+        raise InvalidRequest(f"--isa {isa}: {error}", param="isa") from None
+    limits: list[kernels.Limits] = []
+    found: list[kernels.Timed] = []
+    interrupted = False
+    try:
+        with show.watching(quiet=results.quiet) as watch:
+            for timed in kernels.kernels(ops, names, counts, limits, watch):
+                found.append(timed)
+    except KeyboardInterrupt:
+        interrupted = True
+    if found:
+        made = kernels.record(_facts(), ops, limits, found, interrupted=interrupted)
+        _publish(made, kernels.report(made), results)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _facts() -> Facts:
+    from pagemill.bench.facts import Facts
+
+    return Facts.now(["pagemill", *sys.argv[1:]])
+
+
+def _publish(record: object, document: Document, results: Results) -> None:
+    """Print a report and write its files."""
+    import msgspec
+
+    from pagemill.bench.page import page
+    from pagemill.cli import bench_show as show
+
+    typer.echo(show.shown(document))
+    show.write(results.json_file, lambda: msgspec.json.format(msgspec.json.encode(record)))
+    show.write(results.html, lambda: page(document))
+
+
+def _own_key(settings: Settings) -> str:
+    """The one that a server of ours would want."""
+    return settings.http.api_key[0] if settings.http.api_key else ""
+
+
 def _under_load(
     kind: str,
     texts: Sequence[str],
@@ -84,12 +188,8 @@ def _under_load(
     settings: Settings,
 ) -> None:
     """Measure, tell, write; whatever was measured until Ctrl-C is told too."""
-    import msgspec
-
     from pagemill.bench import tell
-    from pagemill.bench.facts import Facts
     from pagemill.bench.measure import measure, until_signal
-    from pagemill.bench.page import page
     from pagemill.cli import bench_show as show
 
     load = asked.load()
@@ -107,13 +207,10 @@ def _under_load(
     with show.watching(quiet=results.quiet) as watch:
         _, interrupted = until_signal(lambda: work(watch))
     if found:
-        facts = Facts.now(["pagemill", *sys.argv[1:]])
-        record = tell.record(kind, facts, load, targets, found)
+        record = tell.record(kind, _facts(), load, targets, found)
         document = (tell.one_server if kind == "serve" else tell.several_servers)(record, load)
-        typer.echo(show.shown(document))
-        show.write(results.json_file, lambda: msgspec.json.format(msgspec.json.encode(record)))
+        _publish(record, document, results)
         show.write(results.csv, lambda: tell.samples_csv(found))
-        show.write(results.html, lambda: page(document))
     if interrupted:
         raise typer.Exit(INTERRUPTED)
     if not any(sample.good for measured in found for sample in measured.run.samples):
@@ -127,7 +224,7 @@ async def _target(text: str, asked: Asked, settings: Settings, started: AsyncExi
     from pagemill.bench.wire import Address
 
     key = asked.api_key
-    own_key = settings.http.api_key[0] if settings.http.api_key else ""
+    own_key = _own_key(settings)
     if _URL.match(text):
         place = Place.parse(text, model=asked.model, api=asked.api)
         if not Address.parse(place.url).is_here:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from pagemill.cli import text
@@ -15,6 +16,8 @@ from pagemill.errors import InvalidRequest
 if TYPE_CHECKING:
     from pagemill.bench.document import Document
     from pagemill.bench.run import Watch
+
+NOTE_WIDTH = 100
 
 
 class Silent:
@@ -96,6 +99,11 @@ def write(path: Path | None, content: Callable[[], bytes | str]) -> None:
     print_note(f"wrote {path}")
 
 
+def wrapped(notes: Sequence[str]) -> list[str]:
+    """Lines that are no longer than a screen is wide."""
+    return [fill(note, NOTE_WIDTH) for note in notes]
+
+
 def shown(document: Document) -> str:
     """The report as text. Pictures are for the page."""
     from pagemill.bench.document import Table
@@ -105,7 +113,7 @@ def shown(document: Document) -> str:
     lines += [f"  {label.ljust(width)}  {value}" for label, value in document.facts]
     for part in document.parts:
         if isinstance(part, Table):
-            lines += ["", part.title, text.table(part.header, part.rows), *part.notes]
+            lines += ["", part.title, text.table(part.header, part.rows), *wrapped(part.notes)]
     if document.notes:
-        lines += ["", *document.notes]
+        lines += ["", *wrapped(document.notes)]
     return "\n".join(lines)

@@ -44,17 +44,25 @@ class Recording:
 
     def run(self, step: Step) -> Float32:
         """The result (rows, width), good until the next run."""
+        self._call(self.program.run, step)
+        rows: Float32 = self.program.rows(self.out)[:, self.first : self.first + self.width]
+        return rows
+
+    def profile(self, step: Step) -> list[tuple[str, float]]:
+        """Seconds of each kind of operation in a run."""
+        seconds: list[tuple[str, float]] = self._call(self.program.profile, step)
+        return seconds
+
+    def _call(self, method: Callable[..., Any], step: Step) -> Any:
         self.backend.reach(int(step.kv_lens.max(initial=1)))
         try:
-            self.program.run(
+            return method(
                 step.token_ids, step.positions, step.slots, step.row_starts, step.kv_lens,
                 step.page_table, step.out_rows, step.page_size, step.token_types,
                 step.state_slots,
             )  # fmt: skip
         except ValueError as error:
             raise EngineFailure(f"the step is not valid: {error}") from error
-        rows: Float32 = self.program.rows(self.out)[:, self.first : self.first + self.width]
-        return rows
 
 
 class Compiled:
@@ -67,11 +75,18 @@ class Compiled:
         self.recording: Recording | None = None
 
     def __call__(self, step: Step, kv: Array) -> Array:
+        return self._recorded(kv).run(step)
+
+    def profile(self, step: Step, kv: Array) -> list[tuple[str, float]]:
+        """Run it, and tell the seconds of each kind of operation."""
+        return self._recorded(kv).profile(step)
+
+    def _recorded(self, kv: Array) -> Recording:
         if self.recording is None or self.kv is not kv:
             recorder = Recorder()
             result = self.model(SymbolicStep(recorder), kv)  # type: ignore[arg-type]
             self.recording, self.kv = Recording(self.backend, recorder, result), kv
-        return self.recording.run(step)
+        return self.recording
 
 
 def recorded(ids: str = "") -> Callable[[_Method], _Method]:

@@ -109,7 +109,7 @@ async def test_answers_that_never_come() -> None:
         server.script = Script(first=60)
         load = replace(SMALL, timeout=0.05, requests=2)
         run = await press(target, load, Level(2), 0, "fresh", Counting())
-    assert [sample.error for sample in run.samples] == ["no answer within 0.05 s"] * 2
+    assert [sample.error for sample in run.samples] == ["no whole answer within 0.05 s"] * 2
 
 
 async def test_a_server_that_goes_away() -> None:
