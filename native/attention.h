@@ -29,15 +29,19 @@ struct Chunks {  // finds the chunk that holds tokens 16 i .. 16 i + 15 of a seq
   }
 };
 
-// Chunks are scattered over the cache, where the hardware cannot guess the next one: `ahead` is read soon.
+constexpr int kChunksAhead = 6;
+
+// Chunks are scattered over the cache, where the hardware cannot guess the next one: all of `ahead`, keys and
+// values, is asked for meanwhile. Into the second level: the first cannot wait for so many lines at once.
 template <bool kHalf, int kM>
 void chunk_scores(const void* keys, size_t at, const char* ahead, const float* q, int dim, float* scores,
                   size_t stride) {
+  constexpr int kBytes = kHalf ? 128 : 256;  // of a chunk, for each two elements
   F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
 #pragma GCC unroll 8
   for (int m = 0; m < kM; m++) even[m] = odd[m] = zero();
   for (int d = 0; d < dim; d += 2) {
-    prefetch(ahead + d * (kHalf ? 32 : 64));
+    for (int byte = 0; byte < kBytes; byte += 64) prefetch_far(ahead + (size_t)(d / 2) * kBytes + byte);
     const F32 first = load_kv<kHalf>(keys, at + d * kChunk),
               second = load_kv<kHalf>(keys, at + (d + 1) * kChunk);
 #pragma GCC unroll 8
@@ -50,10 +54,21 @@ void chunk_scores(const void* keys, size_t at, const char* ahead, const float* q
   for (int m = 0; m < kM; m++) store(scores + m * stride, add(even[m], odd[m]));
 }
 
+// Where a thread goes on: the first chunks are asked for while values are added up.
+struct Soon {
+  const char* data;
+  Chunks chunk;
+  int first, count;
+  const char* of(int i, size_t element) const {
+    return i < count ? data + chunk(first + i) * element : nullptr;
+  }
+};
+
 // Weighted sums of values for kM rows, 16 * kV elements of the head at a time.
 template <bool kHalf, int kM, int kV>
-void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim, int d,
-                  const float* weights, size_t stride, float* out) {
+void weigh_values(const void* values, const Chunks& chunk, const Soon& soon, int first_chunk, int tokens,
+                  int dim, int d, const float* weights, size_t stride, float* out) {
+  constexpr int kElement = kHalf ? 2 : 4;
   F32 sums[kM][kV];
 #pragma GCC unroll 4
   for (int m = 0; m < kM; m++)
@@ -61,13 +76,13 @@ void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int 
     for (int v = 0; v < kV; v++) sums[m][v] = zero();
   for (int t = 0; t < tokens; t += kChunk) {
     const size_t at = chunk(first_chunk + t / kChunk) + (size_t)dim * kChunk + d;
-    const int later = t + 2 * kChunk < tokens ? t / kChunk + 2 : t / kChunk;
-    const size_t ahead = chunk(first_chunk + later) + (size_t)dim * kChunk + d;
     const int n = tokens - t < kChunk ? tokens - t : kChunk;
+    const char* ask = soon.of(t / kChunk, kElement);
     for (int i = 0; i < n; i++) {
+      if (ask)
+        for (int byte = 0; byte < kV * 32 * kElement; byte += 64)
+          prefetch_far(ask + (size_t)2 * kElement * (i * dim + d) + byte);
       F32 value[kV];
-      for (int v = 0; v < kV; v += kHalf ? 2 : 1)
-        prefetch((const char*)values + (ahead + i * dim + 16 * v) * (kHalf ? 2 : 4));
 #pragma GCC unroll 4
       for (int v = 0; v < kV; v++) value[v] = load_kv<kHalf>(values, at + i * dim + 16 * v);
 #pragma GCC unroll 4
@@ -86,16 +101,17 @@ void weigh_values(const void* values, const Chunks& chunk, int first_chunk, int 
 
 // The first `wanted` elements of the weighted sums.
 template <bool kHalf, int kM>
-void weigh_rows(const void* values, const Chunks& chunk, int first_chunk, int tokens, int dim, int wanted,
-                const float* weights, size_t stride, float* out) {
+void weigh_rows(const void* values, const Chunks& chunk, const Soon& soon, int first_chunk, int tokens,
+                int dim, int wanted, const float* weights, size_t stride, float* out) {
   int d = 0;
   for (; d + 16 * kValueVectors <= wanted; d += 16 * kValueVectors)
-    weigh_values<kHalf, kM, kValueVectors>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
+    weigh_values<kHalf, kM, kValueVectors>(values, chunk, soon, first_chunk, tokens, dim, d, weights, stride,
+                                           out);
   if constexpr (kValueVectors > 2)
     for (; d + 32 <= wanted; d += 32)
-      weigh_values<kHalf, kM, 2>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
+      weigh_values<kHalf, kM, 2>(values, chunk, soon, first_chunk, tokens, dim, d, weights, stride, out);
   for (; d < wanted; d += 16)
-    weigh_values<kHalf, kM, 1>(values, chunk, first_chunk, tokens, dim, d, weights, stride, out);
+    weigh_values<kHalf, kM, 1>(values, chunk, soon, first_chunk, tokens, dim, d, weights, stride, out);
 }
 
 struct Running {  // of one row: the largest score so far and the sum of exponentials relative to it
@@ -143,20 +159,14 @@ inline void combine(Running& run, float* out, const Running& next, const float* 
 }
 
 template <bool kHalf, int kM>
-void segment_weights(const KvLayer& layer, const Chunks& chunk, int first_chunk, int tokens, const float* q,
-                     float* weights) {
-  constexpr int kAhead = 2;
-  const size_t element = kHalf ? 2 : 4;
+void segment_scores(const KvLayer& layer, const Chunks& chunk, int first_chunk, int tokens, const float* q,
+                    float* scores) {
   const int chunks = (tokens + kChunk - 1) / kChunk;
-  const char* values = (const char*)layer.data + layer.padded_dim * kChunk * element;
   for (int c = 0; c < chunks; c++) {
-    // Towards the end, the first values: they come next.
-    const int next = c + kAhead;
-    const char* ahead =
-        next < chunks ? (const char*)layer.data + chunk(first_chunk + next) * element
-                      : values + chunk(first_chunk + (next - chunks < chunks ? next - chunks : 0)) * element;
+    const int later = c + kChunksAhead < chunks ? c + kChunksAhead : chunks - 1;
+    const char* ahead = (const char*)layer.data + chunk(first_chunk + later) * (kHalf ? 2 : 4);
     chunk_scores<kHalf, kM>(layer.data, chunk(first_chunk + c), ahead, q, layer.padded_dim,
-                            weights + c * kChunk, kSegment);
+                            scores + c * kChunk, kSegment);
   }
 }
 
@@ -192,6 +202,10 @@ void attend_rows(const KvLayer& layer, const AttentionTask& task) {
   const float factor = task.softcap > 0 ? 1.0f : task.scale;
   const Chunks chunk{task.pages, task.chunks_per_page, (size_t)task.kv_head, (size_t)layer.kv_heads,
                      (size_t)2 * kChunk * dim};
+  Chunks next_chunk = chunk;
+  next_chunk.pages = task.next_pages, next_chunk.head = (size_t)task.next_kv_head;
+  const Soon next{(const char*)layer.data, next_chunk, task.next_first,
+                  task.next_chunks < kChunksAhead ? task.next_chunks : kChunksAhead};
   float *q = task.scratch, *sums = q + kM * dim, *part = sums + kM * dim, *weights = part + kM * dim;
   for (int m = 0; m < kM; m++) {
     const float* from = task.q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim;
@@ -206,15 +220,20 @@ void attend_rows(const KvLayer& layer, const AttentionTask& task) {
   for (int segment = first_segment; segment < end; segment += kSegment) {
     const int first = segment > begin ? segment : begin / kChunk * kChunk;
     const int tokens = (end - segment < kSegment ? end : segment + kSegment) - first;
-    segment_weights<kHalf, kM>(layer, chunk, first / kChunk, tokens, q, weights);
+    segment_scores<kHalf, kM>(layer, chunk, first / kChunk, tokens, q, weights);
     Running now[kM];
     for (int m = 0; m < kM; m++) now[m] = row_weights(task, m, first, tokens, weights + m * kSegment);
     float* into = segment == first_segment ? sums : part;
+    const int rest = (end + kChunk - 1) / kChunk - (first + tokens) / kChunk;
+    const Soon soon = segment + kSegment < end
+                          ? Soon{(const char*)layer.data, chunk, (first + tokens) / kChunk,
+                                 rest < kChunksAhead ? rest : kChunksAhead}
+                          : next;
     constexpr int kBlock = kM < 4 ? kM : 4;
-    weigh_rows<kHalf, kBlock>(layer.data, chunk, first / kChunk, tokens, dim, wanted, weights, kSegment,
+    weigh_rows<kHalf, kBlock>(layer.data, chunk, soon, first / kChunk, tokens, dim, wanted, weights, kSegment,
                               into);
     if constexpr (kM > kBlock)
-      weigh_rows<kHalf, kM - kBlock>(layer.data, chunk, first / kChunk, tokens, dim, wanted,
+      weigh_rows<kHalf, kM - kBlock>(layer.data, chunk, {}, first / kChunk, tokens, dim, wanted,
                                      weights + kBlock * kSegment, kSegment, into + kBlock * dim);
     for (int m = 0; m < kM; m++) {
       if (segment == first_segment)

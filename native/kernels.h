@@ -68,8 +68,11 @@ struct AttentionTask {
   int kv_head;
   int value_dim;  // elements of a value that are wanted, from its beginning
   float scale, softcap;
-  const float* sinks;  // of the group's heads, or null
-  float* scratch;      // scratch_size(padded_dim) floats
+  const float* sinks = nullptr;  // of the group's heads, or null
+  float* scratch;                // scratch_size(padded_dim) floats
+  // Chunks that the thread will need next, none where next_chunks is 0; it only makes their memory ready.
+  const int32_t* next_pages = nullptr;
+  int next_first = 0, next_chunks = 0, next_kv_head = 0;
 };
 
 // A convolution along `count` tokens of one sequence, each channel alone.

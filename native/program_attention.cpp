@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kPackedQueries = 256;  // tokens of a text that share keys and values packed for one head
 
+constexpr int num_chunks(int tokens) { return (tokens + kChunk - 1) / kChunk; }
+
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // Floats that the packed keys and values of one head need, for `queries` tokens of a text.
@@ -70,25 +72,53 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
   const int parts = (plan.group + plan.together - 1) / plan.together, per_task = layer.kv_heads * parts;
   const int behind = i.scoring.window ? i.scoring.window - 1 : INT_MAX;
   float* scratch = scratch_.as<float>() + scratch_stride_ * thread;
-  shares.each((int)plan.tasks.size() * per_task, 1, [&](int item, int) {
-    const Task& task = plan.tasks[item / per_task];
+  const auto pages = [&](const Task& task) {
+    return step_.page_table + (size_t)task.row * step_.pages_per_row;
+  };
+  const auto position = [&](const Task& task) {
+    return step_.positions[step_.row_starts[task.row] + task.first];
+  };
+  const auto attend = [&](int item, int after) {
+    const Task &task = plan.tasks[item / per_task], &next = plan.tasks[std::max(after, 0) / per_task];
     const int kv_head = item % per_task / parts, part = item % parts;
     const int head = kv_head * plan.group + part * plan.together,
               heads = std::min(plan.together, plan.group - part * plan.together);
     const int token = step_.row_starts[task.row] + task.first;
     const size_t column = (size_t)head * i.width;
+    const int next_first = std::max(0, position(next) - behind) / kChunk;
     // A last part with fewer heads than the others still fits: the kernel takes count * group rows.
-    kernels_.attend(layer, {at(i.a, token) + (size_t)head * layer.dim, (size_t)buffers_[i.a.buffer].stride,
-                            at(i.out, token) + column, (size_t)buffers_[i.out.buffer].stride, task.count,
-                            heads, step_.positions[token], step_.kv_lens[task.row], behind, 0,
-                            step_.page_table + (size_t)task.row * step_.pages_per_row,
-                            step_.page_size / kChunk, kv_head, i.width, i.scoring.scale, i.scoring.softcap,
-                            i.vector ? i.vector->values.data() + head : nullptr, scratch});
+    kernels_.attend(layer, {.q = at(i.a, token) + (size_t)head * layer.dim,
+                            .q_stride = (size_t)buffers_[i.a.buffer].stride,
+                            .out = at(i.out, token) + column,
+                            .out_stride = (size_t)buffers_[i.out.buffer].stride,
+                            .count = task.count,
+                            .group = heads,
+                            .first_position = position(task),
+                            .length = step_.kv_lens[task.row],
+                            .behind = behind,
+                            .ahead = 0,
+                            .pages = pages(task),
+                            .chunks_per_page = step_.page_size / kChunk,
+                            .kv_head = kv_head,
+                            .value_dim = i.width,
+                            .scale = i.scoring.scale,
+                            .softcap = i.scoring.softcap,
+                            .sinks = i.vector ? i.vector->values.data() + head : nullptr,
+                            .scratch = scratch,
+                            .next_pages = pages(next),
+                            .next_first = next_first,
+                            .next_chunks = after < 0 ? 0 : num_chunks(step_.kv_lens[next.row]) - next_first,
+                            .next_kv_head = std::max(after, 0) % per_task / parts});
     if (!i.quantized) return;
     for (int t = 0; t < task.count; t++)
       kernels_.quantize(at(i.out, token + t), (int)column / kGroup, (int)column + heads * i.width,
                         activation(i.out.buffer), token + t);
-  });
+  };
+  const int items = (int)plan.tasks.size() * per_task;
+  if (items < 4 * pool_->size())  // too few for a thread to hold two
+    shares.each(items, 1, [&](int item, int) { attend(item, -1); });
+  else
+    shares.each_ahead(items, attend);
 }
 
 void Program::run_dense_attention(const Instruction& i, Shares& shares, int thread) {
@@ -130,10 +160,23 @@ void Program::attend_packed(const Instruction& i, const Task& task, int kv_head,
       const int head = kv_head * plan.group + part, heads = std::min(plan.together, plan.group - part);
       const int tokens = std::min(together, task.first + task.count - first), token = start + first;
       const size_t column = (size_t)head * dim;
-      kernels_.attend(
-          layer, {at(i.a, token) + column, (size_t)buffers_[i.a.buffer].stride, at(i.out, token) + column,
-                  (size_t)buffers_[i.out.buffer].stride, tokens, heads, first - from, to - from, reach, reach,
-                  chunks_.data(), 1, 0, dim, i.scoring.scale, i.scoring.softcap, nullptr, scratch});
+      kernels_.attend(layer, {.q = at(i.a, token) + column,
+                              .q_stride = (size_t)buffers_[i.a.buffer].stride,
+                              .out = at(i.out, token) + column,
+                              .out_stride = (size_t)buffers_[i.out.buffer].stride,
+                              .count = tokens,
+                              .group = heads,
+                              .first_position = first - from,
+                              .length = to - from,
+                              .behind = reach,
+                              .ahead = reach,
+                              .pages = chunks_.data(),
+                              .chunks_per_page = 1,
+                              .kv_head = 0,
+                              .value_dim = dim,
+                              .scale = i.scoring.scale,
+                              .softcap = i.scoring.softcap,
+                              .scratch = scratch});
       if (!i.quantized) continue;
       for (int t = token; t < token + tokens; t++)
         kernels_.quantize(at(i.out, t), (int)column / kGroup, (int)column + heads * dim,

@@ -190,6 +190,10 @@ inline I32 dot_q8(I32 acc, Bytes w, Bytes x) {
 __attribute__((always_inline)) inline void prefetch(const void* p) {
   _mm_prefetch((const char*)p, _MM_HINT_T0);
 }
+// Into the second level only, which can wait for more lines at once.
+__attribute__((always_inline)) inline void prefetch_far(const void* p) {
+  _mm_prefetch((const char*)p, _MM_HINT_T1);
+}
 
 }  // namespace
 }  // namespace pagemill

@@ -201,6 +201,8 @@ inline I32 dot_q8(I32 acc, Bytes w, Bytes x) {
 inline I32 dot_small(I32 acc, Bytes w, Bytes x) { return dot_q8(acc, w, x); }
 
 __attribute__((always_inline)) inline void prefetch(const void* p) { __builtin_prefetch(p); }
+// Into the second level only, which can wait for more lines at once.
+__attribute__((always_inline)) inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace
 }  // namespace pagemill

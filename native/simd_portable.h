@@ -180,6 +180,8 @@ inline I32 dot_small(I32 acc, Bytes w, Bytes x) {
 inline I32 dot_q8(I32 acc, Bytes w, Bytes x) { return dot_small(acc, w, x); }
 
 __attribute__((always_inline)) inline void prefetch(const void*) {}
+// Into the second level only.
+__attribute__((always_inline)) inline void prefetch_far(const void*) {}
 
 }  // namespace
 }  // namespace pagemill

@@ -51,6 +51,16 @@ struct alignas(64) Shares {
       work(from, from + share < n ? from + share : n);
     }
   }
+
+  // One by one, and each thread knows what comes next.
+  template <class F>
+  void each_ahead(int n, F work) {  // work(item, the next one or -1)
+    for (int item = next.fetch_add(1, std::memory_order_relaxed); item < n;) {
+      const int after = next.fetch_add(1, std::memory_order_relaxed);
+      work(item, after < n ? after : -1);
+      item = after;
+    }
+  }
 };
 
 }  // namespace pagemill
