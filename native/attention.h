@@ -32,7 +32,8 @@ struct Chunks {  // finds the chunk that holds tokens 16 i .. 16 i + 15 of a seq
 constexpr int kChunksAhead = 6;
 
 // Chunks are scattered over the cache, where the hardware cannot guess the next one: all of `ahead`, keys and
-// values, is asked for meanwhile. Into the second level: the first cannot wait for so many lines at once.
+// values, is asked for meanwhile, unless it is null. Into the second level: the first cannot wait for so many
+// lines at once.
 template <bool kHalf, int kM>
 void chunk_scores(const void* keys, size_t at, const char* ahead, const float* q, int dim, float* scores,
                   size_t stride) {
@@ -41,7 +42,8 @@ void chunk_scores(const void* keys, size_t at, const char* ahead, const float* q
 #pragma GCC unroll 8
   for (int m = 0; m < kM; m++) even[m] = odd[m] = zero();
   for (int d = 0; d < dim; d += 2) {
-    for (int byte = 0; byte < kBytes; byte += 64) prefetch_far(ahead + (size_t)(d / 2) * kBytes + byte);
+    if (ahead)
+      for (int byte = 0; byte < kBytes; byte += 64) prefetch_far(ahead + (size_t)(d / 2) * kBytes + byte);
     const F32 first = load_kv<kHalf>(keys, at + d * kChunk),
               second = load_kv<kHalf>(keys, at + (d + 1) * kChunk);
 #pragma GCC unroll 8
@@ -159,12 +161,13 @@ inline void combine(Running& run, float* out, const Running& next, const float* 
 }
 
 template <bool kHalf, int kM>
-void segment_scores(const KvLayer& layer, const Chunks& chunk, int first_chunk, int tokens, const float* q,
-                    float* scores) {
+void segment_scores(const KvLayer& layer, const Chunks& chunk, int first_chunk, int tokens, bool fetch,
+                    const float* q, float* scores) {
   const int chunks = (tokens + kChunk - 1) / kChunk;
   for (int c = 0; c < chunks; c++) {
     const int later = c + kChunksAhead < chunks ? c + kChunksAhead : chunks - 1;
-    const char* ahead = (const char*)layer.data + chunk(first_chunk + later) * (kHalf ? 2 : 4);
+    const char* ahead =
+        fetch ? (const char*)layer.data + chunk(first_chunk + later) * (kHalf ? 2 : 4) : nullptr;
     chunk_scores<kHalf, kM>(layer.data, chunk(first_chunk + c), ahead, q, layer.padded_dim,
                             scores + c * kChunk, kSegment);
   }
@@ -220,7 +223,9 @@ void attend_rows(const KvLayer& layer, const AttentionTask& task) {
   for (int segment = first_segment; segment < end; segment += kSegment) {
     const int first = segment > begin ? segment : begin / kChunk * kChunk;
     const int tokens = (end - segment < kSegment ? end : segment + kSegment) - first;
-    segment_scores<kHalf, kM>(layer, chunk, first / kChunk, tokens, q, weights);
+    // Of a text's many tokens, those before have brought it.
+    const bool fetch = task.count == 1;
+    segment_scores<kHalf, kM>(layer, chunk, first / kChunk, tokens, fetch, q, weights);
     Running now[kM];
     for (int m = 0; m < kM; m++) now[m] = row_weights(task, m, first, tokens, weights + m * kSegment);
     float* into = segment == first_segment ? sums : part;
