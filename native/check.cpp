@@ -209,6 +209,17 @@ void check_rows(const Kernels& kernels, const Kernels& portable, const std::vect
   }
 }
 
+// Every quantized format that can be packed is among those that are checked.
+void check_formats() {
+  for (const std::string& name : matrix_formats()) {
+    const bool here = std::any_of(kQuantized.begin(), kQuantized.end(),
+                                  [&](const Quantized& format) { return format.name == name; });
+    if (here || !is_quantized(find_format(name).kind)) continue;
+    printf("%s is not checked\n", name.c_str());
+    failures++;
+  }
+}
+
 void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
   for (const Quantized& format : kQuantized) {
     const int block = find_format(format.name).block;
@@ -254,6 +265,7 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
 
 int main() {
   Pool pool(2);
+  check_formats();
   for (const std::string& isa : available_kernels()) check(select_kernels(isa), *kernels_portable(), pool);
   printf("%d wrong\n", failures);
   return failures != 0;
