@@ -41,6 +41,7 @@ class Listed:
     merges: Sequence[str] = ()
     flags: dict[str, bool] = field(default_factory=dict)
     unknown: str | None = None  # the token for what no other is for
+    eos_id: int | None = None  # where the vocabulary's own file has one
     notes: tuple[str, ...] = ()
 
 
@@ -138,9 +139,14 @@ def _characters(
     types = _with_bytes(_types(vocabulary), vocabulary.tokens, model.unk_token)
     flags = {"add_space_prefix": prefix}
     unknown = model.unk_token
-    return Listed(
-        "llama", "default", vocabulary.tokens, types, scores, flags=flags, unknown=unknown
-    )
+    tokens = _as_typed(vocabulary.tokens, types)
+    return Listed("llama", "default", tokens, types, scores, flags=flags, unknown=unknown)
+
+
+def _as_typed(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
+    """Tokens that are found in a text before its blanks are marked, have none of the marks."""
+    pairs = zip(tokens, types, strict=True)
+    return [text.replace(BLANK, " ") if kind == USER_DEFINED else text for text, kind in pairs]
 
 
 def _with_bytes(types: list[int], tokens: Sequence[str], unknown: str | None) -> list[int]:
@@ -200,7 +206,17 @@ def _sentencepiece(path: Path, settings: Settings, vocabulary: Vocabulary) -> Li
             types[token_id] = kind
     scores = [*pieces.scores, *[0.0] * more][: len(tokens)]
     flags = {"add_space_prefix": file.prefix}
-    return Listed("llama", "default", tokens, types, scores, flags=flags)
+    unknown = next((tokens[i] for i, kind in enumerate(types) if kind == UNKNOWN), None)
+    return Listed(
+        "llama",
+        "default",
+        _as_typed(tokens, types),
+        types,
+        scores,
+        flags=flags,
+        unknown=unknown,
+        eos_id=file.ends[1],
+    )
 
 
 def _word_pieces(

@@ -131,6 +131,8 @@ def _roles(
         found["bos"] = vocabulary.bos_id
     if listed.unknown in ids:
         found["unk"] = ids[listed.unknown]
+    if listed.eos_id is not None:
+        found.setdefault("eos", listed.eos_id)
     first, last = ("cls", "sep") if listed.model == "bert" else ("bos", "eos")
     for role, around in ((first, before), (last, after)):
         if len(around) == 1:
@@ -191,7 +193,7 @@ def _left_out(
     if vocabulary.takes_left | vocabulary.takes_right:
         yield "some special tokens take the blanks beside them, which GGUF cannot say"
     if listed.model == "llama" and vocabulary.begins_after != written.begins_after:
-        yield "after a special token GGUF's kind puts a blank before the text, the folder's none"
+        yield "after some added tokens GGUF's kind puts a blank before the text, the folder's none"
     if missing := vocabulary.eos_ids - written.eos_ids:
         yield f"tokens {sorted(missing)} end answers too, for which GGUF has no key left"
     if defaults_of_folder(folder, len(vocabulary.tokens)).max_tokens is not None:

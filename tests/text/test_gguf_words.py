@@ -11,6 +11,7 @@ from pagemill.errors import BadModelFile, PagemillError, Unsupported
 from pagemill.text.gguf_words import GGUFWords, gguf_words
 from pagemill.text.model_text import read_model_text
 from pagemill.text.tokenizer import Tokenizer
+from pagemill.text.vocabulary_files.protobuf import fields
 from tests.text.texts import TEXTS
 from tests.text.tokenizer_files import FILES, split
 
@@ -173,6 +174,42 @@ def test_sentencepiece_files_that_do_more(tmp_path: Path, name: str, message: st
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(Unsupported, match=message):
         gguf_words(tmp_path, 2000)
+
+
+def put_sentencepiece(folder: Path, *, prefix: bool) -> Path:
+    """The golden one without its rules of normalizing, for which GGUF's kind has no place, and
+    with a run of blanks as SentencePiece writes it."""
+    data = b""
+    for number, value in fields((GOLDEN / "bpe.model").read_bytes()):
+        assert isinstance(value, bytes)
+        if value.startswith(b"\n\x02  "):
+            value = b"\n\x09" + 3 * "▁".encode() + value[4:]
+        if number == 3:
+            value = bytes([3 << 3, prefix, 4 << 3, 0])
+        assert len(value) < 128
+        data += bytes([number << 3 | 2, len(value)]) + value
+    (folder / "tokenizer.model").write_bytes(data)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_sentencepiece_files(tmp_path: Path) -> None:
+    own, written, metadata, _ = both(put_sentencepiece(tmp_path, prefix=False))
+    for text in (text for text in TEXTS if "▁" not in text):  # there it is a blank
+        assert written.encode_prompt(text) == own.encode_prompt(text), text
+    assert (written.bos_id, written.eos_ids) == (own.bos_id, own.eos_ids) == (1, {2})
+    names = ("unknown", "bos", "eos")
+    assert [metadata[f"tokenizer.ggml.{name}_token_id"] for name in names] == [0, 1, 2]
+    types, tokens = metadata["tokenizer.ggml.token_type"], metadata["tokenizer.ggml.tokens"]
+    assert types[:6] == [2, 3, 3, 4, 4, 4]  # unknown, control, user-defined
+    assert tokens[3:6] == ["<think>", "\t\t", "   "]  # as they stand in a text
+    assert types.count(6) == 256  # bytes
+    assert len(metadata["tokenizer.ggml.scores"]) == written.vocab_size
+
+
+def test_runs_of_blanks_and_a_blank_before_texts(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="it would read '  two blanks"):
+        gguf_words(put_sentencepiece(tmp_path, prefix=True), 2000)
 
 
 def test_more_tokens_than_rows(tmp_path: Path) -> None:
