@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ class Facts:
         """Of this machine, at this moment."""
         machine = this_machine()
         return cls(
-            command=" ".join(command),
+            command=without_secrets(shlex.join(command)),
             date=time.strftime("%Y-%m-%d %H:%M:%S %z"),
             pagemill=__version__,
             python=platform.python_version(),
@@ -49,6 +51,12 @@ class Facts:
             ("system", self.system),
             ("versions", f"Pagemill {self.pagemill}, Python {self.python}"),
         ]
+
+
+def without_secrets(command: str) -> str:
+    """A report is passed on: keys, and passwords in URLs, are not."""
+    command = re.sub(r"(--api-key[= ]+)[^\s'\"]+", r"\1***", command)
+    return re.sub(r"(://)[^/@\s]+@", r"\1***@", command)
 
 
 def _cpu() -> str:
