@@ -6,12 +6,16 @@ Works on names and sizes only, of a repository, a folder or a cache. Knows no hu
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pagemill.errors import NotFound
 
 # With no quantization asked for: the first that is there. Speed and quality in balance.
 PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q5_K_M", "Q8_0", "Q4_K_S", "BF16", "F16")
 SHARE = 0.7  # of the available memory that weights may take; the rest is for keys and values
+# By how much weights grow when they are loaded, at most: codes of a whole number of bits take more
+# than points of grids and digits of base three.
+GROWTH = MappingProxyType({"IQ1": 2.4, "IQ2": 1.8, "IQ3": 1.5, "TQ1": 1.4, "Q1": 2.1})
 MAX_SHOWN = 20
 MAX_SPLIT = 1000  # files of one model
 
@@ -31,8 +35,15 @@ class Variant:
     size: int
     expected: int  # files that it was split into
 
+    @property
+    def memory(self) -> int:
+        """What its weights take when they are loaded, at most."""
+        family = self.quant.removeprefix("UD-").partition("_")[0]
+        return int(self.size * GROWTH.get(family, 1))
+
     def __str__(self) -> str:
-        return f"{self.quant or self.files[0]} ({gigabytes(self.size)})"
+        loaded = f", in memory up to {gigabytes(self.memory)}" if self.memory > self.size else ""
+        return f"{self.quant or self.files[0]} ({gigabytes(self.size)}{loaded})"
 
 
 def variants(sizes: Mapping[str, int]) -> list[Variant]:
@@ -109,9 +120,9 @@ def _fitting(found: Sequence[Variant], memory: int, where: str) -> Variant:
     ranked = sorted(found, key=lambda variant: len(variant.files[0]))
     by_quant = {variant.quant: variant for variant in reversed(ranked)}
     first = next((by_quant[quant] for quant in PREFERRED if quant in by_quant), None)
-    if first is not None and first.size <= limit:
+    if first is not None and first.memory <= limit:
         return first
-    smaller = [v for v in ranked if v.size <= limit and (first is None or v.size < first.size)]
+    smaller = [v for v in ranked if v.memory <= limit and (first is None or v.size < first.size)]
     if not smaller:
         raise NotFound(
             f"no quantization of {where} fits: weights may take {gigabytes(int(limit))}, "

@@ -6,8 +6,9 @@ import pytest
 
 from pagemill import hub
 from pagemill.errors import DownloadError, NotFound
-from pagemill.hub.ggufs import choose, quantization, split_names, variants
+from pagemill.hub.ggufs import GROWTH, choose, quantization, split_names, variants
 from pagemill.hub.store import Store
+from pagemill.weights import formats
 from tests.hub.fake import Fake, model_bytes
 from tests.hub.hf import COMMIT, NEEDED, asked_commits, content, get, offer, place, publish
 
@@ -41,6 +42,24 @@ def taken(sizes: Mapping[str, int], tag: str = "", memory: int = 0) -> str:
 )
 def test_what_fits_the_machine(memory_gb: float, file: str) -> None:
     assert taken(SIZES, memory=int(memory_gb * GB)) == file
+
+
+def test_what_fits_is_what_grows_least() -> None:
+    """A small file of points of a grid takes more memory than a larger one of plain numbers."""
+    sizes = {"m-IQ2_M.gguf": 2_900_000_000, "m-Q2_K.gguf": 3 * GB, "m-IQ1_S.gguf": 2 * GB}
+    assert taken(sizes, memory=5 * GB) == "m-Q2_K.gguf"
+    assert taken({**sizes, "m-Q2_K.gguf": 4 * GB}, memory=int(7.5 * GB)) == "m-Q2_K.gguf"
+    with pytest.raises(NotFound, match=r"UD-IQ1_S \(2.0 GB, in memory up to 4.8 GB\)"):
+        taken({"m-UD-IQ1_S.gguf": 2 * GB}, memory=5 * GB)
+
+
+def test_growth_is_what_kernels_take() -> None:
+    native = pytest.importorskip("pagemill._native", reason="the native kernels are not built")
+    for name in native.matrix_formats():
+        taken_bytes = native.packed_bytes(name, 4096, 4096)
+        grown = taken_bytes / (4096 * formats.bytes_per_row(name, 4096))
+        allowed = GROWTH.get(name.partition("_")[0], 1.1)
+        assert allowed / 1.5 < grown <= allowed, name
 
 
 def test_when_nothing_fits_the_sizes_are_said() -> None:
