@@ -130,18 +130,16 @@ void blocks(const Work& m, const Source* sources, int row, int rows) {
     if (rows) blocks<kR - 1, kC, kScales, kMinima, kSmall, kZero>(m, sources, row, rows);
 }
 
-// Rows with kC tiles. Where kOnce, the first kR rows, unpacked in registers; else all of them, of which the
-// first block expands.
-template <Kind kKind, int kR, int kC, bool kOnce>
+// All rows with kC tiles; the first block of kR expands.
+template <Kind kKind, int kR, int kC>
 void multiply(const PackedWeight& w, const Activation& a, int rows, int tile, float* y, size_t y_stride) {
   constexpr Layout kLayout = layout_of(kKind);
   constexpr int kScales = num_scales(kLayout), kMinima = kLayout.minimum ? kLayout.halves() ? 2 : 1 : 0;
   constexpr bool kSmall = is_small(kLayout), kPlainSmall = kKeepsSmall && kSmall;
-  constexpr int kFull = kSignedQ8 ? 0 : 128, kZero = kSmall ? kLayout.zero : kFull,
-                kPlainZero = kPlainSmall ? kLayout.zero : kFull;
+  constexpr int kFull = kSignedQ8 ? 0 : 128, kPlainZero = kPlainSmall ? kLayout.zero : kFull;
   const size_t groups = w.groups;
   const uint8_t* data = w.data + tile * w.tile_bytes;
-  Span spans[kOnce ? 1 : kC];
+  Span spans[kC];
   for (size_t first = 0; first < groups; first += kSpanGroups) {
     const int count = groups - first < kSpanGroups ? (int)(groups - first) : kSpanGroups;
     const Packed<kKind> packed[] = {{&w, data}, {&w, data + (kC - 1) * w.tile_bytes}};
@@ -154,15 +152,11 @@ void multiply(const PackedWeight& w, const Activation& a, int rows, int tile, fl
                       a.planes * groups,
                       y + tile * kTile,
                       y_stride};
-      if constexpr (kOnce) {
-        block<kR, kC, kScales, kMinima, kSmall, kZero>(work, packed, 0);
-      } else {
-        const Plain plain[] = {{spans, 0}, {spans + kC - 1, 0}};
-        const Unpacked<kKind> unpacked[] = {{packed[0], spans}, {packed[1], spans + kC - 1}};
-        int done = 0;
-        if (!plane) block<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, unpacked, 0), done = kR;
-        blocks<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, plain, done, rows - done);
-      }
+      const Plain plain[] = {{spans, 0}, {spans + kC - 1, 0}};
+      const Unpacked<kKind> unpacked[] = {{packed[0], spans}, {packed[1], spans + kC - 1}};
+      int done = 0;
+      if (!plane) block<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, unpacked, 0), done = kR;
+      blocks<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, plain, done, rows - done);
     }
   }
 }
@@ -171,24 +165,17 @@ void multiply(const PackedWeight& w, const Activation& a, int rows, int tile, fl
 
 void PAGEMILL_ISA::many_rows(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
                              size_t stride) {
-  const bool once = rows < 2 * kRows;
   const int paired = from + (to - from) / kColumns * kColumns;
   with_kind(w.kind, [&](auto k) {
-    constexpr Kind kKind = (Kind) decltype(k)::value;
-    const auto pairs =
-        once ? multiply<kKind, kRows, kColumns, true> : multiply<kKind, kRows, kColumns, false>;
-    for (int tile = from; tile < paired; tile += kColumns) pairs(w, a, rows, tile, y, stride);
+    for (int tile = from; tile < paired; tile += kColumns)
+      multiply<(Kind) decltype(k)::value, kRows, kColumns>(w, a, rows, tile, y, stride);
   });
-  if (once && rows > kRows) {
-    const Activation rest{a.of + (size_t)kRows * a.planes * a.groups, a.groups, a.planes};
-    few_rows(w, rest, rows - kRows, from, paired, y + kRows * stride, stride);
-  }
   if (paired < to) few_rows(w, a, rows, paired, to, y, stride);  // a tile without a neighbour is rare
 }
 
 void PAGEMILL_ISA::linear_quantized(const PackedWeight& w, const Activation& a, int rows, int from, int to,
                                     float* y, size_t stride) {
-  (rows < kRows ? few_rows : many_rows)(w, a, rows, from, to, y, stride);
+  (rows < 2 * kRows ? few_rows : many_rows)(w, a, rows, from, to, y, stride);
 }
 
 }  // namespace pagemill
