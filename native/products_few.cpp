@@ -16,7 +16,7 @@ void block(const PackedWeight& w, const Activation& a, int row, int tile, float*
   const uint8_t* data = w.data + tile * w.tile_bytes;
   const size_t groups = w.groups;
   const ActivationGroup* of = a.of + (size_t)row * kPlanes * groups;
-  F32 sums[kVectors], part[kVectors];
+  F32 sums[kR], part[kVectors];
   for (size_t first = 0; first < groups; first += kChunkGroups) {
     const int count = groups - first < kChunkGroups ? (int)(groups - first) : kChunkGroups;
     const Chunk<kKind> chunk(w, data, count);
@@ -54,15 +54,14 @@ void block(const PackedWeight& w, const Activation& a, int row, int tile, float*
     }
     if (first % kSpanGroups + kChunkGroups < kSpanGroups && first + kChunkGroups < groups) continue;
     unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE {
+      constexpr int kRow = decltype(v)::value / kPlanes, kPlane = decltype(v)::value % kPlanes;
       F32 more = part[v.value];
       if constexpr (num_scales(kLayout) == 0) more = mul(more, chunk.d);
-      sums[v.value] = first < kSpanGroups ? more : add(sums[v.value], more);
+      sums[kRow] = first < kSpanGroups && kPlane == 0 ? more : add(sums[kRow], more);
     });
   }
   unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-    constexpr int kRow = decltype(r)::value;
-    const F32 sum = kPlanes == 2 ? add(sums[kRow * 2], sums[kRow * kPlanes + 1]) : sums[kRow];
-    store_tile(y + (row + kRow) * y_stride + tile * kTile, sum, w.n - tile * kTile);
+    store_tile(y + (row + r.value) * y_stride + tile * kTile, sums[r.value], w.n - tile * kTile);
   });
 }
 

@@ -44,12 +44,31 @@ def test_the_portable_kernels_are_always_there() -> None:
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", *BLOCKS])
 def test_a_row_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
     rng = np.random.default_rng(3)
-    k = 288 if formats.get(name).BLOCK_SIZE <= 32 else 768
+    k = 1120 if formats.get(name).BLOCK_SIZE <= 32 else 1280  # sums of 1,024 are added up
     matrix = ops.upload(weight(rng, k, (name, 50)))
     x = normal(rng, 21, k)
     together = ops.linear(x, matrix)
     for count in (*range(1, 8), 12, 13):
         assert np.array_equal(ops.linear(x[:count], matrix), together[:count])
+
+
+@pytest.mark.parametrize("name", ["F32", "BF16", *BLOCKS])
+def test_a_sampled_row_does_not_depend_on_the_batch(ops: cpu.CpuOps, name: str) -> None:
+    """What is sampled goes into the head with two planes of int8."""
+    rng = np.random.default_rng(4)
+    k = 1120 if formats.get(name).BLOCK_SIZE <= 32 else 1280
+    table = ops.upload(weight(rng, k, ("F32", 21)), table=True)
+    head = ops.upload(weight(rng, k, (name, 50)))
+
+    def model(step: Step, kv: Array) -> Array:
+        return ops.linear(ops.embed(step.token_ids, table)[step.out_rows], head)
+
+    run = ops.compile(model)
+    ids = np.arange(21, dtype=np.int32)
+    together = np.array(run(whole_step([1] * 21, token_ids=ids), None))
+    for count in (*range(1, 8), 12, 13):
+        step = whole_step([1] * count, token_ids=ids[:count])
+        assert np.array_equal(run(step, None), together[:count])
 
 
 @pytest.mark.parametrize("name", BLOCKS)
