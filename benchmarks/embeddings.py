@@ -10,7 +10,6 @@ each the next as soon as it has its answer. The library encodes the same texts i
 same sizes. Texts are random common words, `--words` of them. Beside the rate stands the processor
 time that a text costs, all processes of a server together: on a busy machine that is the steadier
 figure. `name:model=` names the model in requests; without, the server's first is asked for.
-Standard library only, but for what `--library` names.
 """
 
 from __future__ import annotations
@@ -27,9 +26,8 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from compare import tree
-from load import WORDS
+from pagemill.bench.processes import tree
+from pagemill.bench.prompts import WORDS
 
 FIRST_PORT = 8780
 START_LIMIT_S = 120.0

@@ -20,18 +20,19 @@ class Memory:
 
 def memory(pid: int) -> Memory | None:
     """None where the kernel does not say."""
-    sizes = [size for process in _tree(pid) if (size := _sizes(process)) is not None]
+    sizes = [size for process in tree(pid) if (size := _sizes(process)) is not None]
     if not sizes:
         return None
     return Memory(len(sizes), sum(rss for rss, _ in sizes), sum(pss for _, pss in sizes))
 
 
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """A process and all below it."""
     yield pid
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
-                yield from _tree(int(child))
+                yield from tree(int(child))
 
 
 def _sizes(pid: int) -> tuple[int, int] | None:
