@@ -8,6 +8,10 @@ import pytest
 from pagemill import hub
 from pagemill.hub.store import Store
 
+# Kernels in Triton are tested by its interpreter. Triton decides when it is first imported, which
+# other libraries do too: no later place is early enough.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session")
 def tiny_llama_path() -> Path:

@@ -1,0 +1,139 @@
+"""Every kernel compiled for cards that are not here: do its resources fit, does it spill?
+
+    python -m tests.ops.triton.aot [module ...] [--archs 80,90,100]
+
+compiles the `VARIANTS` of modules of pagemill/ops/triton (all, unless named) and prints one line of
+JSON for each variant and card: bytes of shared memory, registers of a thread, bytes of registers
+that were spilled, seconds. It must run in a process of its own, without TRITON_INTERPRET, because
+what `@triton.jit` makes is decided when Triton is imported. `test_aot` does that and checks.
+
+A new kernel file takes part by a module-level tuple of `pagemill.ops.triton.variants.Variant`:
+
+    VARIANTS = (
+        Variant(
+            "bf16, rows of 4096",
+            _kernel,
+            {"x": "*bf16", "y": "*bf16", "width": "i32:16", "eps": "fp32"},
+            {"BLOCK": 4096},
+            num_warps=8,
+        ),
+    )
+
+Compiling takes seconds: list what is launched most, and what asks for the most shared memory.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pagemill.ops.triton.variants import Variant
+
+ROOT = Path(__file__).parents[3]
+ARCHS = (80, 90, 100)
+SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes that a block may ask for
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one variant takes on one card."""
+
+    module: str
+    variant: str
+    arch: int
+    shared: int  # bytes
+    registers: int  # of a thread
+    spilled: int  # bytes of a thread
+    seconds: float
+    may_spill: bool
+
+
+def modules() -> list[str]:
+    """Names of the kernel files: the modules of pagemill.ops.triton that list variants."""
+    package = importlib.import_module("pagemill.ops.triton")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return [name for name in names if hasattr(_module(name), "VARIANTS")]
+
+
+def compile_elsewhere(module: str, archs: Sequence[int] = ARCHS) -> list[Compiled]:
+    """`compiled` in a process of its own, with nothing cached before or after."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        environment["TRITON_CACHE_DIR"] = cache
+        listed = ",".join(map(str, archs))
+        command = [sys.executable, "-m", "tests.ops.triton.aot", module, "--archs", listed]
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+    if done.returncode:
+        raise AssertionError(f"{module} does not compile:\n{done.stderr[-6000:]}")
+    return [Compiled(**json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def compiled(module: str, variant: Variant, arch: int) -> Compiled:
+    """Compile one variant for one card."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = variant.kernel.arg_names
+    missing = set(names) ^ {*variant.types, *variant.constants}
+    assert not missing, f"{module}, {variant.name}: arguments {sorted(missing)}"
+    signature, attributes = {}, {}
+    for at, name in enumerate(names):
+        kind, _, multiple = variant.types.get(name, "constexpr").partition(":")
+        signature[name] = kind
+        if kind.startswith("*") or multiple:
+            attributes[(at,)] = [["tt.divisibility", 16]]
+    source = ASTSource(variant.kernel, signature, dict(variant.constants), attributes)
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    began = time.perf_counter()
+    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    seconds = round(time.perf_counter() - began, 2)
+    registers, spilled = _usage(binary.asm["cubin"])
+    shared = binary.metadata.shared
+    return Compiled(
+        module, variant.name, arch, shared, registers, spilled, seconds, variant.may_spill
+    )
+
+
+def _usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of stack of a thread. These kernels have no arrays, calls or recursion:
+    whatever is on the stack was spilled."""
+    from triton.knobs import nvidia
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        command = [nvidia.cuobjdump.path, "-res-usage", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = dict(word.split(":") for word in text.split() if word.count(":") == 1)
+    return int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"])
+
+
+def _module(name: str) -> object:
+    return importlib.import_module(f"pagemill.ops.triton.{name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*")
+    parser.add_argument("--archs", default=",".join(map(str, ARCHS)))
+    asked = parser.parse_args()
+    archs = {int(arch) for arch in asked.archs.split(",")}
+    for name in asked.modules or modules():
+        for variant in _module(name).VARIANTS:  # type: ignore[attr-defined]
+            for arch in sorted(archs & set(variant.archs)):
+                print(json.dumps(asdict(compiled(name, variant, arch))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
