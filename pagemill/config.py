@@ -144,6 +144,9 @@ class EngineConfig:
     kv_cache_memory: int = _setting(0, _size, "memory for keys and values, such as 512M; 0: chosen")
     page_size: int = _setting(16, _integer(1, 1024), "tokens in one page of keys and values")
     prefix_caching: bool = _setting(True, _switch, "reuse keys and values of equal beginnings")
+    async_scheduling: bool = _setting(
+        True, _switch, "plan a step while the one before it runs, on backends that can"
+    )
     dtype: str = _setting(
         "auto",
         _one_of("auto", "bfloat16", "float16", "float32"),

@@ -264,6 +264,7 @@ class EnginePlan:
     weights_bytes: int = 0  # as the backend keeps them
     workspace_bytes: int = 0  # activations and scratch of the largest step
     process_bytes: int = 0  # of engine and server beside all that
+    async_scheduling: bool = True  # plan a step while the one before it runs, where a backend can
 
     @property
     def total_bytes(self) -> int:

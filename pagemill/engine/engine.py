@@ -1,5 +1,12 @@
 """Engine: the loop. Schedule, forward, sample, update.
 
+A step in flight was handed to the backend and its tokens are not known yet. Most backends compute
+at once, so it lands in the same call of `step`. One that computes elsewhere (`SamplesLater`) gets
+step N+1 while it still runs N: sequences are planned with their next token in flight, the backend
+fills in its id, and what was computed beyond the end of an answer is dropped. It computes steps in
+order, so pages may be given away while a step in flight still writes them. What breaks in flight
+has broken the device: it is raised out of `step`, and whoever holds the door answers everyone.
+
 Owns the life of a request between `add` and its one final Delta, and the counters. It is
 synchronous and single-threaded: the doors (`local`, `process`) call it from one thread, tests and
 offline runs call it directly. Must not know: threads, processes, sockets, text, or what kind of
@@ -12,6 +19,7 @@ import logging
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +33,7 @@ from pagemill.engine.scheduler import Plan, Scheduler
 from pagemill.engine.sequence import Sequence
 from pagemill.engine.step import build_step
 from pagemill.errors import Busy, ContextTooLong, InvalidRequest, PagemillError
-from pagemill.ops.interface import Array, Ops, Sampled, Step
+from pagemill.ops.interface import Array, Ops, Sampled, SamplesLater, Step
 from pagemill.types import Delta, EnginePlan, EngineStats, FinishReason, Request, TokenLogprobs
 
 _log = logging.getLogger(__name__)
@@ -44,6 +52,17 @@ class _Counters:
     finished_length: int = 0
     finished_abort: int = 0
     finished_error: int = 0
+
+
+@dataclass(slots=True)
+class Flight:
+    """A step that was handed to the backend."""
+
+    plan: Plan
+    sampled: list[Sequence]  # who gets a token, in the order of `Step.out_rows`
+    outcome: Callable[[], Any]  # waits for what `_update` takes over
+    error: Exception | None = None  # why it did not take off
+    land_now: bool = True  # the next step cannot be planned before this one's tokens are known
 
 
 class Engine:
@@ -67,6 +86,8 @@ class Engine:
             self._pool, plan.max_num_batched_tokens, plan.max_num_seqs
         )
         self._sampler = Sampler()
+        self._later = ops if plan.async_scheduling and isinstance(ops, SamplesLater) else None
+        self._flights: deque[Flight] = deque()  # the oldest first; two only within `step`
         self._sequences: dict[str, Sequence] = {}  # unfinished, by request id
         self._num_added = 0
         self._ended: list[Delta] = []  # final Deltas of aborted requests, not yet handed out
@@ -97,25 +118,25 @@ class Engine:
             self._ended.append(self._finish(seq, "abort", time.monotonic()))
 
     def step(self) -> list[Delta]:
-        """Advance every planned sequence once; what came out of it, at most one Delta each."""
+        """Advance every planned sequence once; what came out of it and of those before."""
         started = time.monotonic()
-        ended, self._ended = self._ended, []
+        deltas, self._ended = self._ended, []
         plan = self._scheduler.schedule(started)
-        if not plan:
-            return ended
-        try:
-            outcome = self._forward(plan)
-        except Exception as error:  # a boundary: whatever broke, these requests must be answered
-            return ended + self._fail(plan, error)
-        deltas = self._update(plan, outcome)
-        self._counters.steps += 1
-        self._counters.step_tokens += sum(take for _, take in plan)
+        if plan:
+            self._flights.append(self._launch(plan))
+        may_fly = 1 if plan and not self._flights[-1].land_now else 0
+        while len(self._flights) > may_fly:
+            flight = self._flights.popleft()
+            if flight.error is None:
+                deltas += self._update(flight, flight.outcome())
+            else:
+                deltas += self._fail(flight, flight.error)
         self._counters.step_seconds += time.monotonic() - started
-        return ended + deltas
+        return deltas
 
     def has_work(self) -> bool:
         """Whether `step` has something to do or to say."""
-        return bool(self._sequences or self._ended)
+        return bool(self._sequences or self._ended or self._flights)
 
     def stats(self) -> EngineStats:
         """A snapshot of all counters and gauges."""
@@ -170,38 +191,57 @@ class Engine:
         if request_id in self._sequences:
             raise InvalidRequest(f"a request with the id {request_id!r} is running already")
 
-    def _forward(self, plan: Plan) -> Any:
-        """Run the model over the plan: what `_update` takes over. Here what was sampled, or None if
-        all rows are inside their prompts."""
-        step = build_step(plan, self._plan.page_size)
+    def _launch(self, plan: Plan) -> Flight:
+        """Hand a step to the backend, and count its tokens as computed and sampled."""
+        sampled = [seq for seq, take in plan if seq.behind == take]
+        flight = Flight(plan, sampled, _nothing)
+        try:
+            flight.outcome = self._forward(flight)
+            # Penalties and minimal lengths change the next logits by tokens that must be known.
+            flight.land_now = self._later is None or not all(s.sampling.plain for s in sampled)
+        except Exception as error:  # a boundary: whatever broke, these requests must be answered
+            flight.error = error
+        for seq, take in plan:
+            seq.computed_len += take
+        for row, seq in enumerate(sampled):
+            seq.expect(row)
+        return flight
+
+    def _forward(self, flight: Flight) -> Callable[[], Any]:
+        """Run the model over a plan. The result gives, or waits for, what `_update` takes over:
+        here what was sampled, or None if all rows are inside their prompts."""
+        step = build_step(flight.plan, self._plan.page_size)
         logits = self._model(step, self._kv)
-        if not step.out_rows.size:
-            return None
-        states = [s.sampling for s, take in plan if s.behind == take]
+        if not flight.sampled and self._later is None:
+            return _nothing
+        states = [seq.sampling for seq in flight.sampled]
         rows = self._sampler.rows(states, step.positions[step.out_rows] + np.int32(1))
+        if self._later is not None:
+            return self._later.sample_later(logits, rows)
         sampled = self._ops.sample(logits, rows)
         assert sampled.ids.max() < self._vocab_size
-        return sampled
+        return lambda: sampled
 
-    def _update(self, plan: Plan, outcome: Any) -> list[Delta]:
+    def _update(self, flight: Flight, outcome: Any) -> list[Delta]:
         """Take the sampled tokens over; finish who is done."""
         sampled: Sampled | None = outcome
         now = time.monotonic()
         deltas = []
         ids = [] if sampled is None else sampled.ids.tolist()
-        row = 0
-        for seq, take in plan:
-            seq.computed_len += take
-            if seq.behind:
-                continue  # still inside tokens it knows: nothing was sampled
-            token = ids[row]
+        for row, seq in enumerate(flight.sampled):
+            if seq.ended:
+                continue  # stopped or aborted while this was computed
             logprobs: tuple[TokenLogprobs, ...] = ()
             if sampled is not None and seq.request.sampling.logprobs is not None:
                 logprobs = (_logprobs(sampled, row, seq.request.sampling.logprobs),)
-            deltas.append(self._accept(seq, token, logprobs, now))
-            row += 1
-        self._counters.generation_tokens += row
+            deltas.append(self._accept(seq, ids[row], logprobs, now))
+        self._counters.generation_tokens += len(deltas)
+        self._count(flight)
         return deltas
+
+    def _count(self, flight: Flight) -> None:
+        self._counters.steps += 1
+        self._counters.step_tokens += sum(take for _, take in flight.plan)
 
     def _accept(
         self, seq: Sequence, token: int, logprobs: tuple[TokenLogprobs, ...], now: float
@@ -209,7 +249,8 @@ class Engine:
         if token < 0:
             self._pool.forget(seq)
             return self._finish(seq, "error", now, error="the model's logits are not numbers")
-        seq.tokens.append(token)
+        seq.know(token)
+        self._pool.publish(seq, seq.computed_len)  # a page that waited for this token
         seq.sampling.push(token)
         if seq.first_token is None:
             seq.first_token = now
@@ -219,15 +260,16 @@ class Engine:
             return self._finish(seq, "length", now, token=token, logprobs=logprobs)
         return Delta(seq.request.id, (token,), logprobs)
 
-    def _fail(self, plan: Plan, error: Exception) -> list[Delta]:
+    def _fail(self, flight: Flight, error: Exception) -> list[Delta]:
         """Answer everyone in a step that broke. What they wrote may be wrong: never reuse it."""
-        _log.exception("a step of %d sequences failed", len(plan), exc_info=error)
+        _log.exception("a step of %d sequences failed", len(flight.plan), exc_info=error)
         # Messages of other exceptions may name files and internals; the log has them.
         reason = error.message if isinstance(error, PagemillError) else type(error).__name__
         now = time.monotonic()
-        for seq, _ in plan:
+        left = [seq for seq, _ in flight.plan if not seq.ended]
+        for seq in left:
             self._pool.forget(seq)
-        return [self._finish(s, "error", now, error=f"the step failed: {reason}") for s, _ in plan]
+        return [self._finish(seq, "error", now, error=f"the step failed: {reason}") for seq in left]
 
     def _finish(
         self,
@@ -243,6 +285,7 @@ class Engine:
         """Release everything of `seq` and write its final Delta."""
         self._scheduler.remove(seq)
         del self._sequences[seq.request.id]
+        seq.ended = True
         match finish:
             case "stop":
                 self._counters.finished_stop += 1
@@ -268,6 +311,10 @@ class Engine:
             preemptions=seq.preemptions,
             vector=vector,
         )
+
+
+def _nothing() -> None:
+    """The outcome of a step that samples nothing."""
 
 
 def _logprobs(sampled: Sampled, row: int, num_top: int) -> TokenLogprobs:

@@ -10,7 +10,8 @@ A page is published when the step that fills it is planned, not when it has run.
 because in a step every layer writes the keys and values of all rows before any row attends: whoever
 adopts the page in the same planning pass reads it after it was written. It needs two guarantees
 from elsewhere: the scheduler publishes only for rows it will not take back, and the engine forgets
-the pages of a step that failed. In return 32 new users of one system prompt, or n choices of one
+the pages of a step that failed. A page with a token in flight waits until that token is known. In
+return 32 new users of one system prompt, or n choices of one
 prompt, prefill it once.
 
 Must not know: why a sequence grows or goes, and what a page holds beside token ids.
@@ -89,10 +90,10 @@ class PagePool:
         return True
 
     def publish(self, seq: Sequence, end: int) -> None:
-        """Name the pages that are full once the first `end` tokens are computed."""
+        """Name the pages that are full, of known tokens, once the first `end` are computed."""
         if not self.caching:
             return
-        for i in range(seq.published, end // self.page_size):
+        for i in range(seq.published, min(end, seq.known_len) // self.page_size):
             link, page = self._link(seq, i), int(seq.pages.data[i])
             if link not in self._page_of:  # else an equal page is known: this one stays private
                 self._page_of[link], self._hash_of[page] = page, link

@@ -50,6 +50,8 @@ class EngineSettings(Protocol):
     @property
     def prefix_caching(self) -> bool: ...
     @property
+    def async_scheduling(self) -> bool: ...
+    @property
     def dtype(self) -> str: ...
     @property
     def quantization(self) -> str: ...
@@ -112,6 +114,7 @@ def plan(
         weights_bytes=footprint.weights_bytes,
         workspace_bytes=workspace(max_model_len),
         process_bytes=process,
+        async_scheduling=config.async_scheduling,
     )
 
 

@@ -6,11 +6,12 @@ to the counters, is the engine's. Must not know: what a vector means.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from pagemill.engine.engine import Engine
+from pagemill.engine.engine import Engine, Flight
 from pagemill.engine.scheduler import Plan, Scheduler
 from pagemill.engine.step import build_step
 from pagemill.errors import ContextTooLong, InvalidRequest
@@ -58,22 +59,23 @@ class PoolingEngine(Engine):
             raise InvalidRequest("token_types must be 0 or 1, one for each prompt token")
         self._check_ids(request.prompt, request.id)
 
-    def _forward(self, plan: Plan) -> Float32:
+    def _forward(self, flight: Flight) -> Callable[[], Any]:
         """(rows, N): a vector for each row of the plan."""
-        step = build_step(plan, self._plan.page_size, types=True)
-        return np.asarray(self._model(step, self._kv), "<f4")
+        step = build_step(flight.plan, self._plan.page_size, types=True)
+        vectors = np.asarray(self._model(step, self._kv), "<f4")
+        return lambda: vectors
 
-    def _update(self, plan: Plan, outcome: Any) -> list[Delta]:
+    def _update(self, flight: Flight, outcome: Any) -> list[Delta]:
         """Everybody is done."""
         vectors: Float32 = outcome
         now = time.monotonic()
         deltas = []
-        for row, (seq, take) in enumerate(plan):
-            seq.computed_len += take
+        for row, seq in enumerate(flight.sampled):
             seq.first_token = now
             if np.isfinite(vectors[row]).all():
                 deltas.append(self._finish(seq, "stop", now, vector=vectors[row].tobytes()))
             else:
                 what = "the model's vector holds values that are not numbers"
                 deltas.append(self._finish(seq, "error", now, error=what))
+        self._count(flight)
         return deltas

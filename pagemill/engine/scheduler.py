@@ -52,6 +52,13 @@ class Scheduler:
             seq.state_slot = -1
         (self.running if seq in self.running else self.waiting).remove(seq)
 
+    def preempt(self, seq: Sequence) -> None:
+        """Queue a running sequence again; it gives back all that it holds."""
+        self.remove(seq)
+        self.add(seq)
+        seq.preemptions += 1
+        self.preemptions += 1
+
     def schedule(self, now: float) -> Plan:
         """Plan one step. Pages of all planned tokens are there, full ones are published."""
         plan: Plan = []
@@ -76,7 +83,7 @@ class Scheduler:
                 for_far -= take
             seq = self.running[at]
             if take == 0:
-                at += 1  # no budget: keeps its pages unless an earlier one needs them
+                at += 1  # no budget, or its last token is in flight: keeps its pages if it can
             elif self._make_room(seq, seq.computed_len + take):
                 self.pool.publish(seq, seq.computed_len + take)
                 plan.append((seq, take))
@@ -95,7 +102,7 @@ class Scheduler:
         while len(self.running) >= self.max_seqs or not self._fits(seq, found):
             if not self.running or self.running[-1].priority <= seq.priority:
                 return False
-            self._preempt(self.running[-1])
+            self.preempt(self.running[-1])
         del self.waiting[0]
         self.running.insert(at, seq)
         self.pool.adopt(seq, found)
@@ -113,13 +120,7 @@ class Scheduler:
         """Pages for the first `end` tokens of `seq`. False: it was the last and went itself."""
         while not self.pool.grow(seq, end):
             victim = self.running[-1]
-            self._preempt(victim)
+            self.preempt(victim)
             if victim is seq:
                 return False
         return True
-
-    def _preempt(self, seq: Sequence) -> None:
-        self.remove(seq)
-        self.add(seq)
-        seq.preemptions += 1
-        self.preemptions += 1

@@ -3,6 +3,9 @@
 Owns the tokens so far, how many of them have keys and values in pages, and the times of the
 request. Must not know how pages are found or who runs when: `PagePool` and `Scheduler` write those
 fields.
+
+A token may be in flight: a step that samples it was handed to the backend and its id is not known
+yet. It counts among the tokens from then on, with a stand-in for its id.
 """
 
 import numpy as np
@@ -46,7 +49,10 @@ class Sequence:
         "arrived",
         "cached_tokens",
         "computed_len",
+        "ended",
         "first_token",
+        "known_len",
+        "last_len",
         "links",
         "order",
         "pages",
@@ -69,7 +75,9 @@ class Sequence:
         self.stop_ids = frozenset(request.stop_ids)
         self.sampling = SamplingState(request)
         self.tokens = IntRun(request.prompt)
-        self.computed_len = 0  # tokens whose keys and values are in pages
+        self.known_len = self.tokens.size  # tokens whose ids are known; the others are in flight
+        self.last_len = self.known_len + max(0, request.max_tokens - 1)  # no more are computed
+        self.computed_len = 0  # tokens whose keys and values are in pages, or will be in order
         self.pages = IntRun()
         self.state_slot = -1  # of its recurrent state, while it runs
         self.links: list[bytes] = []  # chain hashes of full pages; as tokens, they never change
@@ -79,13 +87,23 @@ class Sequence:
         self.arrived = now
         self.started: float | None = None  # left the queue
         self.first_token: float | None = None
+        self.ended = False  # its final Delta is written: what is in flight for it is dropped
 
     @property
     def behind(self) -> int:
-        """Tokens to compute before the next one can be sampled."""
-        return self.tokens.size - self.computed_len
+        """Tokens to compute before the next one can be sampled; 0 when there is no next one."""
+        return min(self.tokens.size, self.last_len) - self.computed_len
 
     @property
     def num_output(self) -> int:
-        """Tokens sampled so far."""
-        return self.tokens.size - len(self.request.prompt)
+        """Tokens sampled so far whose ids are known."""
+        return self.known_len - len(self.request.prompt)
+
+    def expect(self, row: int) -> None:
+        """Count a token that the step just launched samples in this row; see `Step.token_ids`."""
+        self.tokens.append(-1 - row)
+
+    def know(self, token: int) -> None:
+        """The id of the oldest token in flight."""
+        self.tokens.data[self.known_len] = token
+        self.known_len += 1

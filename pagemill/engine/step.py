@@ -41,7 +41,7 @@ def build_step(plan: Plan, page_size: int, types: bool = False) -> Step:
         row_starts[row + 1] = at
         kv_lens[row] = end
         state_slots[row] = seq.state_slot if start else -1, seq.state_slot
-        if end == seq.tokens.size:
+        if take == seq.behind:
             out_rows.append(at - 1)
     return Step(
         token_ids=token_ids,

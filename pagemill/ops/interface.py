@@ -11,7 +11,7 @@ and N outputs of a matrix, H query heads, G key/value heads, D head size, V voca
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Step:
     sampled.
     """
 
-    token_ids: Int32  # (T,)
+    token_ids: Int32  # (T,); -1 - s is what row s of the last `sample_later` chose
     positions: Int32  # (T,)
     slots: Int32  # (T,)
     row_starts: Int32  # (R + 1,)
@@ -326,4 +326,16 @@ class Ops(Protocol):
         """(S, V) logits -> ids. Order: edits, temperature, top_k, top_p, min_p, then one uniform
         number from Philox4x32-10(key = seed, counter = position) walks the cumulative distribution
         in id order. Greedy ties go to the lowest id."""
+        ...
+
+
+@runtime_checkable
+class SamplesLater(Protocol):
+    """A backend that computes while the engine plans the next step: a compiled model and
+    `sample_later` return before the work is done, which is done in the order of the calls."""
+
+    def sample_later(self, logits: Array, rows: SampleRows) -> Callable[[], Sampled]:
+        """As `Ops.sample`, of no rows too; calling the result waits for the step and its choices.
+        The next step's `token_ids` may name them before that. Where nothing could be chosen (-1),
+        the next step computes that token as any id, and what comes of it is dropped."""
         ...

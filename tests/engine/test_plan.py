@@ -25,6 +25,7 @@ class Asked:
     kv_cache_memory: int = 0
     page_size: int = 16
     prefix_caching: bool = True
+    async_scheduling: bool = True
     dtype: str = "auto"
     quantization: str = "none"
 

@@ -43,7 +43,8 @@ class Bench:
             assert seq.pages.size * self.pool.page_size >= seq.computed_len + take
             seq.computed_len += take
             if not seq.behind:
-                seq.tokens.append(7)
+                seq.expect(0)
+                seq.know(7)
         self.pool.check(self.scheduler.running)
         return plan
 
