@@ -15,7 +15,9 @@ from pagemill.errors import BadModelFile, Unsupported
 from pagemill.ops.interface import Array, Float32, Weight
 from pagemill.types import ModelCard
 
-Part = tuple[str, int]  # a tensor's name and the rows it must have
+# A tensor's name and the rows it must have; of one that is several matrices, stacked in the file
+# already, the rows of each.
+Part = tuple[str, int | tuple[int, ...]]
 Origin = Literal["gguf", "safetensors"]
 
 
@@ -64,6 +66,11 @@ class WeightSource(Protocol):
 
     @property
     def keys(self) -> Keys: ...
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """The layers that are here: all, or a run of them where several processes share them."""
+        ...
 
     def has(self, name: str) -> bool: ...
 
@@ -138,6 +145,12 @@ class Family:
     # Elements of recurrent state that one sequence keeps, in all layers.
     state_elements: Callable[[ModelCard, Keys], int] | None = None
     pooling: str = ""  # "mean", "cls", "last" or "rank" when the files need not say it
+
+
+def rows_of(part: Part) -> int:
+    """All rows of a part."""
+    rows = part[1]
+    return rows if isinstance(rows, int) else sum(rows)
 
 
 def neighbours_to_halves(heads: int, head_dim: int, rope_dim: int) -> list[int]:

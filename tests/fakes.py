@@ -146,6 +146,7 @@ class TinySource:
         keys: Mapping[str, Any] | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
+        self.layers = range(card.layers)
         hidden, ffn = card.hidden_size, card.ffn_size
         kv_size, q_size = card.kv_heads * card.head_dim, card.heads * card.head_dim
         shapes: dict[str, tuple[int, ...]] = {"token_embd": (card.vocab_size, hidden)}

@@ -11,6 +11,7 @@ architecture, with "_" for "-". Nothing else is to be edited.
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Protocol
 
@@ -23,8 +24,24 @@ from pagemill.types import ModelCard
 _SHARED = frozenset({"activations", "layers", "blocks", "mamba", "moe", "pooling", "rotary"})
 
 
+class Layer(Protocol):
+    """x (T, hidden) -> (T, hidden); its memory is `kv` at its own index."""
+
+    def __call__(self, x: Array, step: Step, kv: Array) -> Array: ...
+
+
 class Model(Protocol):
-    """A network with its weights on a backend."""
+    """A network with its weights on a backend: `begin`, one layer after another, `end`."""
+
+    layers: Sequence[Layer]  # those that its `WeightSource` has
+
+    def begin(self, step: Step) -> Array:
+        """(T, hidden): what the first layer reads."""
+        ...
+
+    def end(self, x: Array, step: Step) -> Array:
+        """The result, from what the last layer wrote."""
+        ...
 
     def __call__(self, step: Step, kv: Array) -> Array:
         """(S, V) logits of the sampled rows; stores the step's keys and values in `kv`. A network

@@ -72,7 +72,7 @@ class Bert:
         self.types = TokenTypes(card, ops, source) if source.has("token_types") else None
         self.load_positions(source)
         self.embedding_norm = LayerNorm(card, ops, source, "token_embd_norm")
-        self.layers = [self.layer_type(card, ops, source, index) for index in range(card.layers)]
+        self.layers = [self.layer_type(card, ops, source, index) for index in source.layers]
         self.pooler = self.load_pooler(source)
 
     def load_pooler(self, source: WeightSource) -> Pooler:
@@ -101,10 +101,16 @@ class Bert:
         """What follows the last layer."""
         return x
 
+    def begin(self, step: Step) -> Array:
+        return self.embedding_norm(self.place(self.embed(step), step))
+
     def __call__(self, step: Step, kv: Array) -> Array:
-        x = self.embedding_norm(self.place(self.embed(step), step))
+        x = self.begin(step)
         for layer in self.layers:
             x = layer(x, step, kv)
+        return self.end(x, step)
+
+    def end(self, x: Array, step: Step) -> Array:
         return self.pooler(self.finish(x), step)
 
 

@@ -52,7 +52,7 @@ class LatentAttention:
         self.ops, self.index, self.heads = ops, index, card.heads
         self.widths = w = Widths.read(source.keys)
         at, hidden, heads = f"blk.{index}", card.hidden_size, card.heads
-        q_rows = heads * (w.plain + w.rope)
+        q_rows = (heads * w.plain, heads * w.rope)
         self.squeeze = self.q_norm = None
         rank, name = hidden, f"{at}.attn_q"
         if source.has(f"{at}.attn_q_a"):
@@ -98,7 +98,7 @@ class LatentAttention:
             self.scale,
         )  # (T, heads, latent)
         y = ops.linear_heads(y, self.to_value)
-        return self.output(y.reshape(tokens, self.heads * w.value))
+        return ops.all_reduce(self.output(y.reshape(tokens, self.heads * w.value)))
 
 
 class DeepSeekMixture(Mixture):
@@ -135,7 +135,7 @@ class DeepSeek2(Llama):
 
     def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:
         w = self.widths
-        return self.ops.new_kv(self.card.layers, num_pages, page_size, 1, w.latent + w.rope)
+        return self.ops.new_kv(len(self.layers), num_pages, page_size, 1, w.latent + w.rope)
 
 
 def _stretch(keys: Keys) -> float:

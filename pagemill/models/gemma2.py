@@ -17,7 +17,8 @@ _MOST_CAP = 1e6
 def query_scale(card: ModelCard, source: WeightSource, big: int) -> float:
     """The factor of scores. GGUF files do not state it: that of the network with `big` layers goes
     by the width of the network, that of the others by the width of a head."""
-    width = card.hidden_size // card.heads if card.layers == big else card.head_dim
+    heads = source.keys.whole("attention.head_count", 1, 1 << 16, card.heads)  # of all processes
+    width = card.hidden_size // heads if card.layers == big else card.head_dim
     return source.keys.real("attention.scale", 1.0, float(width) ** -0.5)
 
 

@@ -53,7 +53,8 @@ class GraniteHybrid(Granite):
 
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource) -> None:
         super().__init__(card, ops, source)
-        self.attends = attends(card, source.keys)
+        kinds = attends(card, source.keys)
+        self.attends = [kinds[index] for index in source.layers]
         self.sizes = None if all(self.attends) else Sizes.read(source.keys)
 
     def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:

@@ -5,7 +5,7 @@ same input are fused at load, so a layer is few operations. A relative overrides
 class attribute, or one short method. Must not know: which network it is part of.
 """
 
-from pagemill.checkpoint import WeightSource
+from pagemill.checkpoint import Part, WeightSource
 from pagemill.models.activations import read_activation
 from pagemill.models.rotary import rotary
 from pagemill.ops.interface import Activation, Array, Ops, Rope, Scoring, Step
@@ -16,7 +16,7 @@ class Linear:
     """A product with a matrix of stacked tensors, and their biases where the checkpoint has them:
     of all or of none."""
 
-    def __init__(self, ops: Ops, source: WeightSource, *parts: tuple[str, int], k: int) -> None:
+    def __init__(self, ops: Ops, source: WeightSource, *parts: Part, k: int) -> None:
         self.ops = ops
         self.weight = ops.upload(source.matrix(*parts, k=k))
         self.bias = None
@@ -40,6 +40,13 @@ class RmsNorm:
 
     def __call__(self, x: Array) -> Array:
         return self.ops.rms_norm(x, self.weight, self.eps)
+
+
+class WideRmsNorm(RmsNorm):
+    """An RMS norm of all heads of a token together."""
+
+    def __call__(self, x: Array) -> Array:
+        return self.ops.rms_norm_all(x, self.weight, self.eps)
 
 
 class LayerNorm:
@@ -90,7 +97,9 @@ class Attention:
         at = f"blk.{self.index}"
         parts = [(f"{at}.attn_q", q_rows), (f"{at}.attn_k", kv_rows), (f"{at}.attn_v", kv_rows)]
         if source.has(f"{at}.attn_qkv"):  # fused in the file already
-            parts = [(f"{at}.attn_qkv", q_rows + 2 * kv_rows)]
+            return Linear(
+                self.ops, source, (f"{at}.attn_qkv", (q_rows, kv_rows, kv_rows)), k=card.hidden_size
+            )
         return Linear(self.ops, source, *parts, k=card.hidden_size)
 
     def score(self, card: ModelCard, source: WeightSource) -> Scoring:
@@ -126,7 +135,7 @@ class Attention:
             q = ops.rope(q, step.positions, self.rope)
             k = ops.rope(k, step.positions, self.rope)
         y = self.attend(q, k, v, step, kv)  # (T, heads, dim)
-        return self.output(y.reshape(num_tokens, q_end))
+        return ops.all_reduce(self.output(y.reshape(num_tokens, q_end)))
 
     def attend(self, q: Array, k: Array, v: Array, step: Step, kv: Array) -> Array:
         return self.ops.attention(q, k, v, kv[self.index], step, self.scoring, self.sinks)
@@ -164,15 +173,19 @@ class GatedFeedForward:
         self.activation = read_activation(source.keys, "hidden_activation", self.activation)
         at, size = f"blk.{index}", size or card.ffn_size
         gate, up = f"{at}.ffn_gate{suffix}", f"{at}.ffn_up{suffix}"
-        parts = [(gate, size), (up, size)]
+        parts: list[Part] = [(gate, size), (up, size)]
         if not source.has(gate):  # fused in the file already, gate first
-            parts = [(up, 2 * size)]
+            parts = [(up, (size, size))]
         self.gate_up = Linear(ops, source, *parts, k=card.hidden_size)
         self.down = Linear(ops, source, (f"{at}.ffn_down{suffix}", card.hidden_size), k=size)
 
-    def __call__(self, x: Array) -> Array:
+    def part(self, x: Array) -> Array:
+        """What this process has of the result."""
         inner = self.ops.act_mul(self.gate_up(x), self.activation)  # (T, size)
         return self.down(inner)
+
+    def __call__(self, x: Array) -> Array:
+        return self.ops.all_reduce(self.part(x))
 
 
 class FeedForward:
@@ -188,4 +201,4 @@ class FeedForward:
         self.down = Linear(ops, source, (down, card.hidden_size), k=card.ffn_size)
 
     def __call__(self, x: Array) -> Array:
-        return self.down(self.ops.act(self.up(x), self.activation))
+        return self.ops.all_reduce(self.down(self.ops.act(self.up(x), self.activation)))

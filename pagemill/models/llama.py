@@ -34,7 +34,7 @@ class Llama:
         self.card, self.ops = card, ops
         table = ("token_embd", card.vocab_size)
         self.embedding = ops.upload(source.matrix(table, k=card.hidden_size), table=True)
-        self.layers = [self.layer_type(card, ops, source, index) for index in range(card.layers)]
+        self.layers = [self.layer_type(card, ops, source, index) for index in source.layers]
         self.norm = self.norm_type(card, ops, source, "output_norm")
         self.head = self.embedding
         if not card.tied_embeddings:
@@ -43,8 +43,8 @@ class Llama:
 
     def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:
         """Pages for keys and values of all layers."""
-        card = self.card
-        return self.ops.new_kv(card.layers, num_pages, page_size, card.kv_heads, card.head_dim)
+        heads, dim = self.card.kv_heads, self.card.head_dim
+        return self.ops.new_kv(len(self.layers), num_pages, page_size, heads, dim)
 
     def embed(self, step: Step) -> Array:
         return self.ops.embed(step.token_ids, self.embedding)  # (T, hidden)
@@ -53,10 +53,16 @@ class Llama:
         """(S, hidden) of the rows that will be sampled -> (S, V)."""
         return self.ops.linear(self.norm(x), self.head)
 
+    def begin(self, step: Step) -> Array:
+        return self.embed(step)
+
     def __call__(self, step: Step, kv: Array) -> Array:
-        x = self.embed(step)
+        x = self.begin(step)
         for layer in self.layers:
             x = layer(x, step, kv)
+        return self.end(x, step)
+
+    def end(self, x: Array, step: Step) -> Array:
         if self.pooler is not None:  # it was trained to give vectors, not to write
             return self.pooler(self.norm(x), step)
         return self.logits(x[step.out_rows])

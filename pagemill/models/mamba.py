@@ -74,11 +74,13 @@ class Mamba2:
         self.ops, self.index, self.eps = ops, index, card.norm_eps
         self.sizes = s = Sizes.read(source.keys)
         at, hidden = f"blk.{index}", card.hidden_size
-        self.input = Linear(ops, source, (f"{at}.ssm_in", s.inner + s.channels + s.heads), k=hidden)
-        self.conv = ops.vector(source.vector((f"{at}.ssm_conv1d", s.channels * s.taps)))
+        parts = (s.inner, s.groups * s.state, s.groups * s.state)  # x, b and c
+        self.input = Linear(ops, source, (f"{at}.ssm_in", (s.inner, *parts, s.heads)), k=hidden)
+        taps = tuple(part * s.taps for part in parts)
+        self.conv = ops.vector(source.vector((f"{at}.ssm_conv1d", taps)))
         self.conv_bias = None
         if source.has(f"{at}.ssm_conv1d.bias"):
-            self.conv_bias = ops.vector(source.vector((f"{at}.ssm_conv1d.bias", s.channels)))
+            self.conv_bias = ops.vector(source.vector((f"{at}.ssm_conv1d.bias", parts)))
         self.dt_bias = ops.vector(source.vector((f"{at}.ssm_dt.bias", s.heads)))
         self.a = ops.vector(source.vector((f"{at}.ssm_a", s.heads)))
         self.d = ops.vector(source.vector((f"{at}.ssm_d", s.heads)))
@@ -104,8 +106,12 @@ class Mamba2:
             step,
         )
         y = ops.gated(y.reshape(num_tokens, s.inner), z, "silu")
-        y = ops.rms_norm(y.reshape(num_tokens, s.groups, s.inner // s.groups), self.norm, self.eps)
-        return self.output(y.reshape(num_tokens, s.inner))
+        if s.groups == 1:
+            y = ops.rms_norm_all(y, self.norm, self.eps)
+        else:
+            y = y.reshape(num_tokens, s.groups, s.inner // s.groups)
+            y = ops.rms_norm(y, self.norm, self.eps)
+        return ops.all_reduce(self.output(y.reshape(num_tokens, s.inner)))
 
 
 def _unlimited(config: Mapping[str, Any]) -> None:

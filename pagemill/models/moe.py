@@ -2,7 +2,7 @@
 that every token visits. Must not know: which network it is part of.
 """
 
-from pagemill.checkpoint import Keys, WeightSource
+from pagemill.checkpoint import Keys, Part, WeightSource
 from pagemill.models.activations import read_activation
 from pagemill.models.layers import GatedFeedForward, Linear
 from pagemill.ops.interface import Array, Ops, Routing
@@ -27,8 +27,8 @@ class Mixture:
         size = expert_size(card, source.keys, index)
         self.routing = self.route(card, source.keys)
         self.router = Linear(ops, source, (f"{at}.ffn_gate_inp", count), k=hidden)
-        gate_up = [(f"{at}.ffn_gate_exps", size), (f"{at}.ffn_up_exps", size)]
-        down = (f"{at}.ffn_down_exps", hidden)
+        gate_up: list[Part] = [(f"{at}.ffn_gate_exps", size), (f"{at}.ffn_up_exps", size)]
+        down: Part = (f"{at}.ffn_down_exps", hidden)
         self.gate_up = [ops.upload(w) for w in source.experts(*gate_up, k=hidden, count=count)]
         self.down = [ops.upload(w) for w in source.experts(down, k=size, count=count)]
         self.gate_up_bias = self.biases(source, gate_up, count)
@@ -59,9 +59,7 @@ class Mixture:
             scale=keys.real("expert_weights_scale", _MOST_SCALE, 1.0),
         )
 
-    def biases(
-        self, source: WeightSource, parts: list[tuple[str, int]], count: int
-    ) -> list[Array] | None:
+    def biases(self, source: WeightSource, parts: list[Part], count: int) -> list[Array] | None:
         """The biases of each expert's product, where the checkpoint has them."""
         if not source.has(f"{parts[0][0]}.bias"):
             return None
@@ -79,12 +77,12 @@ class Mixture:
             gate_up_bias=self.gate_up_bias,
             down_bias=self.down_bias,
         )
-        if self.shared is None:
-            return y
-        z = self.shared(x)
-        if self.shared_gate is not None:
-            z = self.ops.sigmoid_mul(z, self.shared_gate(x))
-        return y + z
+        if self.shared is not None:
+            z = self.shared.part(x)
+            if self.shared_gate is not None:
+                z = self.ops.sigmoid_mul(z, self.shared_gate(x))
+            y = y + z
+        return self.ops.all_reduce(y)
 
 
 def expert_size(card: ModelCard, keys: Keys, index: int) -> int:

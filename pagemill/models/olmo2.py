@@ -3,7 +3,7 @@ and norms of all queries and of all keys of a token together."""
 
 from pagemill.checkpoint import Family, WeightSource
 from pagemill.models.blocks import PostNorm
-from pagemill.models.layers import Attention, RmsNorm
+from pagemill.models.layers import Attention, WideRmsNorm
 from pagemill.models.llama import Llama
 from pagemill.ops.interface import Array, Ops
 from pagemill.types import ModelCard
@@ -13,8 +13,8 @@ class Olmo2Attention(Attention):
     def __init__(self, card: ModelCard, ops: Ops, source: WeightSource, index: int) -> None:
         super().__init__(card, ops, source, index)
         q_size, k_size = card.heads * card.head_dim, card.kv_heads * card.head_dim
-        self.q_norm = RmsNorm(card, ops, source, f"blk.{index}.attn_q_norm", q_size)
-        self.k_norm = RmsNorm(card, ops, source, f"blk.{index}.attn_k_norm", k_size)
+        self.q_norm = WideRmsNorm(card, ops, source, f"blk.{index}.attn_q_norm", q_size)
+        self.k_norm = WideRmsNorm(card, ops, source, f"blk.{index}.attn_k_norm", k_size)
 
     def adjust(self, q: Array, k: Array) -> tuple[Array, Array]:
         tokens, dim = q.shape[0], self.head_dim

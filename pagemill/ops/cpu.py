@@ -18,6 +18,7 @@ import numpy as np
 
 from pagemill import _native
 from pagemill.errors import Unsupported
+from pagemill.ops.alone import Alone
 from pagemill.ops.interface import (
     Activation,
     Array,
@@ -81,7 +82,7 @@ class _RopeTable:
         return cos.astype(np.float32), sin.astype(np.float32)
 
 
-class CpuOps:
+class CpuOps(Alone):
     """`Ops` on native kernels with `threads` threads.
 
     isa: "auto" or one of `_native.instruction_sets()`. kv_dtype: "f16" or "f32".

@@ -322,6 +322,16 @@ class Ops(Protocol):
         """x / sqrt(sum(x^2)) over the last axis; zeros stay zeros."""
         ...
 
+    def all_reduce(self, x: Array) -> Array:
+        """The sum of x over all processes that share the network, each with some of its heads and
+        inner widths (see `pagemill.parallel`); x itself where there is one. x may be overwritten.
+        """
+        ...
+
+    def rms_norm_all(self, x: Array, weight: Array, eps: float) -> Array:
+        """`rms_norm` of rows of which each of these processes has a part: x (T, K), weight (K,)."""
+        ...
+
     def sample(self, logits: Array, rows: SampleRows) -> Sampled:
         """(S, V) logits -> ids. Order: edits, temperature, top_k, top_p, min_p, then one uniform
         number from Philox4x32-10(key = seed, counter = position) walks the cumulative distribution

@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pagemill.errors import Unsupported
+from pagemill.ops.alone import Alone
 from pagemill.ops.interface import (
     Activation,
     Array,
@@ -51,7 +52,7 @@ from pagemill.ops.recurrence import Recurrence
 from pagemill.weights import formats
 
 
-class ReferenceOps(Recurrence):
+class ReferenceOps(Alone, Recurrence):
     """Ops over numpy arrays. Weights are unpacked to float32; keys and values are float32."""
 
     name = "reference"

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pagemill.checkpoint import Family, Keys, Origin, Part
+from pagemill.checkpoint import Family, Keys, Origin, Part, rows_of
 from pagemill.errors import BadModelFile, Unsupported
 from pagemill.ops.interface import Float32, Weight
 from pagemill.types import ModelCard
@@ -72,7 +72,7 @@ class TensorSource:
         origin: Origin,
         names: Names,
     ) -> None:
-        self.keys = keys
+        self.keys, self.layers = keys, range(card.layers)
         self._tensors, self._name, self._names = tensors, names.file, names
         self._used: set[str] = set()
         orders = family.row_orders(card, keys, origin) if family.row_orders else {}
@@ -84,26 +84,37 @@ class TensorSource:
         return self._full(name) in self._tensors
 
     def matrix(self, *parts: Part, k: int) -> Weight:
-        found = [self._shaped(name, (rows, k)) for name, rows in parts]
+        found = [self._shaped(part[0], (rows_of(part), k)) for part in parts]
         return self._weight(parts, k, [(name, tensor.read()) for name, tensor in found])
 
     def experts(self, *parts: Part, k: int, count: int) -> Iterator[Weight]:
-        found = [self._shaped(name, (count, rows, k)) for name, rows in parts]
+        found = [self._shaped(part[0], (count, rows_of(part), k)) for part in parts]
         for expert in range(count):
             yield self._weight(parts, k, [(name, tensor.read(expert)) for name, tensor in found])
 
     def expert_vectors(self, *parts: Part, count: int) -> Iterator[Float32]:
-        stacks = [self._values(name, count * size).reshape(count, size) for name, size in parts]
+        stacks = [self._values(part[0], count * rows_of(part)).reshape(count, -1) for part in parts]
         for expert in range(count):
             yield np.concatenate([stack[expert] for stack in stacks])
 
     def vector(self, *parts: Part) -> Float32:
-        return np.concatenate([self._values(name, size) for name, size in parts])
+        return np.concatenate([self._values(part[0], rows_of(part)) for part in parts])
 
     def outline(self) -> "TensorSource":
         """The same tensors without their contents, for planning: nothing of the file is read.
         Elements of vectors are one, bytes of matrices zero."""
         return _OutlineSource(self)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor in the file; () where it is not."""
+        tensor = self._tensors.get(self._full(name))
+        return () if tensor is None else tensor.shape
+
+    def pass_over(self, begin: str) -> None:
+        """Count tensors whose names begin so as asked for: another process has them."""
+        for name, tensor in self._tensors.items():
+            if name.startswith(begin):
+                self._used.update(tensor.origins)
 
     def unused(self) -> Sequence[str]:
         origins = {origin: None for tensor in self._tensors.values() for origin in tensor.origins}
@@ -115,14 +126,15 @@ class TensorSource:
         return f"{name}.weight"
 
     def _weight(self, parts: Sequence[Part], k: int, read: Sequence[tuple[str, Rows]]) -> Weight:
-        for (_, count), (_, (form, rows)) in zip(parts, read, strict=True):
+        counts = tuple(map(rows_of, parts))
+        for count, (_, (form, rows)) in zip(counts, read, strict=True):
             if form in formats.names():  # kernels trust these sizes
                 assert rows.shape == (count, formats.bytes_per_row(form, k)), form
         return Weight(
-            shape=(sum(rows for _, rows in parts), k),
+            shape=(sum(counts), k),
             formats=tuple(form for _, (form, _) in read),
             parts=tuple(self._ordered(name, rows) for name, (_, rows) in read),
-            rows=tuple(rows for _, rows in parts),
+            rows=counts,
         )
 
     def _shaped(self, name: str, shape: tuple[int, ...]) -> tuple[str, Stored]:
@@ -172,7 +184,7 @@ class TensorSource:
 
 class _OutlineSource(TensorSource):
     def __init__(self, of: TensorSource) -> None:
-        self.keys = of.keys
+        self.keys, self.layers = of.keys, of.layers
         self._tensors = {name: _Outline(tensor) for name, tensor in of._tensors.items()}
         self._name, self._names = of._name, of._names
         self._used = set()
