@@ -265,7 +265,7 @@ void Program::prepare(const StepView& step) {
   if (step.tokens > placed_tokens_ || step.sampled > placed_sampled_)
     place_buffers(step.tokens, step.sampled);
   if (phases_.empty()) plan_phases();
-  for (auto& shares : shares_) shares.next.store(0, std::memory_order_relaxed);
+  for (auto& shares : shares_) shares.reset();
   for (auto& plan : plans_) plan_attention(plan);
   place_scratch();
   for (const Instruction& i : instructions_)
@@ -295,10 +295,7 @@ void Program::plan_phases() {
 void Program::run(const StepView& step) {
   prepare(step);
   pool_->run([this](int thread) {
-    for (size_t i = 0; i < phases_.size(); i++) {
-      if (i) pool_->barrier();
-      execute(phases_[i], shares_[i], thread);
-    }
+    for (size_t i = 0; i < phases_.size(); i++) execute(phases_[i], shares_[i], thread);
   });
 }
 

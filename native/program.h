@@ -235,7 +235,7 @@ class Program {
     float* y;
     size_t y_stride;
   };
-  struct Phase {  // instructions that need no barrier between them: one product, or row work on the same rows
+  struct Phase {  // instructions that a thread does one after another: one product, or row work on the same rows
     int first, last;
   };
   struct Task {  // query tokens of one row that attend together

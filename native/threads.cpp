@@ -35,7 +35,18 @@ bool await(F done, std::chrono::microseconds patience) {
 
 constexpr std::chrono::microseconds kAwake{150};  // between two steps of a busy engine lies less
 
+template <class F>
+void await(F done) {
+  while (!await(done, std::chrono::seconds(1))) {
+  }
+}
+
 }  // namespace
+
+void Shares::finish(int mine, int n) {
+  if (mine) done_.fetch_add(mine, std::memory_order_acq_rel);
+  await([&] { return done_.load(std::memory_order_acquire) == n; });
+}
 
 Pool::Pool(int threads) : size_(threads) {
   for (int i = 1; i < threads; i++) threads_.emplace_back([this, i] { serve(i); });
@@ -79,9 +90,7 @@ void Pool::barrier() {
     phase_.store(phase + 1, std::memory_order_release);
     return;
   }
-  const auto moved = [&] { return phase_.load(std::memory_order_acquire) != phase; };
-  while (!await(moved, std::chrono::seconds(1))) {
-  }
+  await([&] { return phase_.load(std::memory_order_acquire) != phase; });
 }
 
 }  // namespace pagemill

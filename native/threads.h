@@ -1,4 +1,4 @@
-// A pool of threads that run one function together, with barriers inside it.
+// A pool of threads that run one function together, and loops inside it that they share.
 //
 // Between calls the threads stay awake for a moment, because the next step of a busy engine follows at
 // once, then sleep. Work inside a call is handed out in small shares, so a core that something else
@@ -24,11 +24,9 @@ class Pool {
   // Calls work(thread) on every thread, the caller's being 0, and returns when all are done.
   void run(const std::function<void(int)>& work);
 
-  // Waits, inside run, until all threads are here.
-  void barrier();
-
  private:
   void serve(int thread);
+  void barrier();  // waits until all threads are here
 
   const int size_;
   const std::function<void(int)>* work_ = nullptr;
@@ -39,28 +37,44 @@ class Pool {
   std::vector<std::thread> threads_;
 };
 
-// Hands out items 0 .. n in shares; one counter a parallel loop, reset before the loop is entered again.
-struct alignas(64) Shares {
-  std::atomic<int> next{0};
-
+// Hands out items 0 .. n in shares. Returns on each thread when all items are done, whoever did them: a
+// thread that comes late, because something else had its core, finds nothing to do, and nobody waited.
+// One a parallel loop, reset before the loop is entered again.
+class Shares {
+ public:
   template <class F>
   void each(int n, int share, F work) {  // work(from, to)
-    for (;;) {
-      const int from = next.fetch_add(share, std::memory_order_relaxed);
-      if (from >= n) return;
-      work(from, from + share < n ? from + share : n);
+    int mine = 0;
+    for (int from; (from = next_.fetch_add(share, std::memory_order_relaxed)) < n;) {
+      const int to = from + share < n ? from + share : n;
+      work(from, to);
+      mine += to - from;
     }
+    finish(mine, n);
   }
 
   // One by one, and each thread knows what comes next.
   template <class F>
   void each_ahead(int n, F work) {  // work(item, the next one or -1)
-    for (int item = next.fetch_add(1, std::memory_order_relaxed); item < n;) {
-      const int after = next.fetch_add(1, std::memory_order_relaxed);
+    int mine = 0;
+    for (int item = next_.fetch_add(1, std::memory_order_relaxed); item < n; mine++) {
+      const int after = next_.fetch_add(1, std::memory_order_relaxed);
       work(item, after < n ? after : -1);
       item = after;
     }
+    finish(mine, n);
   }
+
+  void reset() {
+    next_.store(0, std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
+  }
+
+ private:
+  void finish(int mine, int n);
+
+  alignas(64) std::atomic<int> next_{0};
+  alignas(64) std::atomic<int> done_{0};
 };
 
 }  // namespace pagemill
