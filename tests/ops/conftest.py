@@ -1,6 +1,12 @@
-"""`triton` holds tests that need torch and Triton: they are collected where both are."""
+"""`plain` holds tests that need torch, `triton` those that need Triton too: they are collected where
+these are installed."""
 
 import importlib.util
 
-INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "triton"))
-collect_ignore = [] if INSTALLED else ["triton"]
+
+def _installed(*names: str) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+NEEDS = {"plain": ("torch",), "triton": ("torch", "triton")}
+collect_ignore = [folder for folder, names in NEEDS.items() if not _installed(*names)]

@@ -1,0 +1,20 @@
+"""The shared table of cases on torch's own calls, in float32."""
+
+import pytest
+import torch
+
+from pagemill.ops.plain.ops import PlainOps
+from tests.ops.case import Case, check
+from tests.ops.cases import all_cases
+from tests.ops.plain.adapter import OnArrays
+
+
+@pytest.fixture(scope="module")
+def ops() -> OnArrays:
+    torch.set_num_threads(1)
+    return OnArrays(PlainOps("cpu", torch.float32))
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
+def test_it_agrees_with_the_reference(case: Case, ops: OnArrays) -> None:
+    check(case, ops)
