@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pagemill.ops.alone import Alone
 from pagemill.ops.interface import (
     Activation,
     Array,
@@ -54,7 +55,7 @@ class RopeTable:
         )
 
 
-class PlainOps:
+class PlainOps(Alone):
     """`Ops` over tensors of `dtype` on `device`. `kv_dtype`: "auto" (that of the model), "fp8" or
     "int8"."""
 
