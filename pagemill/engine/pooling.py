@@ -62,7 +62,7 @@ class PoolingEngine(Engine):
     def _forward(self, flight: Flight) -> Callable[[], Any]:
         """(rows, N): a vector for each row of the plan."""
         step = build_step(flight.plan, self._plan.page_size, types=True)
-        vectors = np.asarray(self._model(step, self._kv), "<f4")
+        vectors = np.asarray(self._ops.fetch(self._model(step, self._kv)), "<f4")
         return lambda: vectors
 
     def _update(self, flight: Flight, outcome: Any) -> list[Delta]:

@@ -299,6 +299,9 @@ class CpuOps(Alone):
     def normalize(self, x: Array) -> Array:
         return _map("normalize", x)
 
+    def fetch(self, x: Array) -> Float32:
+        return np.asarray(x, np.float32)
+
     def sample(self, logits: Array, rows: SampleRows) -> Sampled:
         count, vocab = logits.shape
         most = int(rows.num_logprobs.max(initial=0))

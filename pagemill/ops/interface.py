@@ -332,6 +332,10 @@ class Ops(Protocol):
         """`rms_norm` of rows of which each of these processes has a part: x (T, K), weight (K,)."""
         ...
 
+    def fetch(self, x: Array) -> Float32:
+        """What a model gives that is not sampled from, as an array of the host's."""
+        ...
+
     def sample(self, logits: Array, rows: SampleRows) -> Sampled:
         """(S, V) logits -> ids. Order: edits, temperature, top_k, top_p, min_p, then one uniform
         number from Philox4x32-10(key = seed, counter = position) walks the cumulative distribution

@@ -231,6 +231,9 @@ class ReferenceOps(Alone, Recurrence):
         length = np.sqrt(np.sum(x * x, axis=-1, keepdims=True, dtype=np.float32))
         return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
 
+    def fetch(self, x: Float32) -> Float32:
+        return x
+
     def sample(self, logits: Float32, rows: SampleRows) -> Sampled:
         num_rows = len(rows.temperature)
         num_top = max(0, int(rows.num_logprobs.max(initial=0)))

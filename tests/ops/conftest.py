@@ -1,5 +1,5 @@
-"""`plain` holds tests that need torch, `triton` those that need Triton too: they are collected where
-these are installed."""
+"""`plain` holds tests that need torch, `triton` those that need Triton too: they are collected
+where these are installed."""
 
 import importlib.util
 

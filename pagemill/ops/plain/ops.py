@@ -243,6 +243,10 @@ class PlainOps(Alone):
         length = y.square().sum(dim=-1, keepdim=True).sqrt()
         return torch.where(length > 0, y / length, 0.0).to(x.dtype)
 
+    def fetch(self, x: Tensor) -> Float32:
+        result: Float32 = x.float().cpu().numpy()
+        return result
+
     def sample(self, logits: Tensor, rows: SampleRows) -> Sampled:
         with torch.inference_mode():
             return sampling.sample(logits, rows)
