@@ -203,7 +203,7 @@ template <bool kHalf, int kM>
 void attend_rows(const KvLayer& layer, const AttentionTask& task) {
   const int dim = layer.padded_dim, wanted = padded(task.value_dim);
   const float factor = task.softcap > 0 ? 1.0f : task.scale;
-  const Chunks chunk{task.pages, task.chunks_per_page, (size_t)task.kv_head, (size_t)layer.kv_heads,
+  const Chunks chunk{task.pages, task.chunks_per_page, (size_t)task.kv_head, (size_t)layer.heads_apart,
                      (size_t)2 * kChunk * dim};
   Chunks next_chunk = chunk;
   next_chunk.pages = task.next_pages, next_chunk.head = (size_t)task.next_kv_head;
@@ -265,7 +265,7 @@ void attend_with(const KvLayer& layer, const AttentionTask& task) {
 void attend(const KvLayer& layer, const AttentionTask& task) { attend_with<kQueryRows>(layer, task); }
 
 void store_key(const KvLayer& layer, int64_t slot, int head, const float* key, int first, int n) {
-  const size_t chunk = (size_t)(slot / kChunk) * layer.kv_heads + head;
+  const size_t chunk = (size_t)(slot / kChunk) * layer.heads_apart + head;
   const size_t at = (chunk * 2 * layer.padded_dim + first) * kChunk + slot % kChunk;
   for (int d = 0; d < n; d += 16) {
     uint16_t halves[16];
@@ -280,7 +280,7 @@ void store_key(const KvLayer& layer, int64_t slot, int head, const float* key, i
 }
 
 void store_value(const KvLayer& layer, int64_t slot, int head, const float* value, int n) {
-  const size_t chunk = (size_t)(slot / kChunk) * layer.kv_heads + head;
+  const size_t chunk = (size_t)(slot / kChunk) * layer.heads_apart + head;
   const size_t at = (chunk * 2 * kChunk + kChunk + slot % kChunk) * layer.padded_dim;
   for (int d = 0; d < n; d += 16) {
     const F32 row = load_first(value + d, n - d);

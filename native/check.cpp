@@ -139,7 +139,7 @@ std::vector<float> attention(const Kernels& kernels, bool half, int dim, int gro
                              const Scored& scored, const std::vector<float>& numbers) {
   const int heads = 2, wide = padded(dim), chunks = history / 16 + 2;
   std::vector<float> cache((size_t)chunks * heads * 2 * 16 * wide);
-  KvLayer layer{cache.data(), half, heads, dim, wide};
+  KvLayer layer{cache.data(), half, heads, dim, wide, heads};
   std::vector<int32_t> pages(chunks);
   for (int i = 0; i < chunks; i++) pages[i] = chunks - 1 - i;
   for (int t = 0; t < history; t++)

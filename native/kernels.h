@@ -43,11 +43,13 @@ struct Activation {
 };
 
 // One layer's keys and values: per 16 tokens and key/value head, keys transposed (padded_dim, 16), then
-// values (16, padded_dim).
+// values (16, padded_dim). A cache holds all layers of 16 tokens side by side, so the next ones' `data` lies
+// `heads_apart` heads further on.
 struct KvLayer {
   void* data;
   bool half;  // fp16, else fp32
   int kv_heads, dim, padded_dim;
+  int heads_apart;
 };
 
 // What networks apply to single numbers; see Activation in ops/interface.py. clamped_silu only as a gate.

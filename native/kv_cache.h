@@ -1,4 +1,5 @@
-// Keys and values of all layers in pages of `page_size` tokens.
+// Keys and values of all layers in pages of `page_size` tokens. What a page holds of all layers lies together, so
+// pages that are used for the first time take new memory one after another, not in every layer at once.
 #pragma once
 
 #include "kernels.h"
@@ -21,7 +22,7 @@ class KvCache {
  private:
   int layers_, num_pages_, page_size_, heads_, dim_, padded_dim_;
   bool half_;
-  size_t layer_bytes_;
+  size_t chunk_bytes_;  // of 16 tokens in one layer
   Block memory_;
 };
 
