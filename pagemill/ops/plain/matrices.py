@@ -6,22 +6,34 @@ know: what a matrix is for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pagemill.errors import Unsupported
 from pagemill.ops.interface import Weight
 from pagemill.ops.plain.layouts.dense import Dense, unpack_into
+from pagemill.ops.plain.layouts.quantized import read
+from pagemill.ops.plain.layouts.stacked import Stacked
+from pagemill.ops.plain.layouts.table import has_layout
 from pagemill.weights import formats
+
+_Part = tuple[str, NDArray[np.uint8], int]  # a format, its bytes, how many rows
 
 
 class Matrix(Protocol):
     """A matrix (N, K) on a device, in whatever layout."""
 
-    n: int
-    k: int
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def k(self) -> int: ...
 
     @property
     def nbytes(self) -> int: ...
@@ -43,10 +55,22 @@ def upload(weight: Weight, device: torch.device, dtype: torch.dtype) -> Matrix:
             f"the torch backends have no format {', '.join(sorted(unknown))}; "
             f"they have {', '.join(formats.names())}"
         )
-    out = torch.empty(weight.shape, dtype=dtype, device=device)
-    ends = torch.tensor(weight.rows).cumsum(0).tolist()
-    for name, part, rows, end in zip(weight.formats, weight.parts, weight.rows, ends, strict=True):
-        unpack_into(out[end - rows : end], name, part)
+    made: list[Matrix] = []
+    parts = zip(weight.formats, weight.parts, weight.rows, strict=True)
+    for form, run in groupby(parts, lambda part: part[0] if has_layout(part[0]) else ""):
+        same = list(run)
+        stored = [part for _, part, _ in same]
+        quantized = read(form, stored, weight.shape[1], device, dtype) if form else None
+        made.append(quantized or _dense(same, weight.shape[1], device, dtype))
+    return made[0] if len(made) == 1 else Stacked(made)
+
+
+def _dense(parts: Sequence[_Part], k: int, device: torch.device, dtype: torch.dtype) -> Dense:
+    out = torch.empty((sum(rows for _, _, rows in parts), k), dtype=dtype, device=device)
+    start = 0
+    for name, part, rows in parts:
+        unpack_into(out[start : start + rows], name, part)
+        start += rows
     return Dense(out)
 
 

@@ -67,7 +67,9 @@ class Coded:
         """(T, K) -> (T, N)"""
         step = max(1, _SLAB_ELEMENTS // self.k)
         slabs = (slice(start, start + step) for start in range(0, self.n, step))
-        return torch.cat([functional.linear(x, self._some(slab).unpack().to(x.dtype)) for slab in slabs], 1)
+        return torch.cat(
+            [functional.linear(x, self._some(slab).unpack().to(x.dtype)) for slab in slabs], 1
+        )
 
     def rows(self, ids: Tensor) -> Tensor:
         """(T,) -> (T, K)"""
@@ -143,8 +145,7 @@ def code(
 
 
 def run_of(group: int) -> int:
-    """Inputs of a run: as many as half a cache line of four-bit codes has, where the group allows.
-    """
+    """Inputs of a run: the most that divides a group."""
     return next((run for run in _RUNS if group % run == 0), _LEAST_RUN)
 
 

@@ -6,7 +6,7 @@ One coding for each format. With c an element's code, or what a table has for it
 
 where s is its group's scale, or a small number times the scale of a longer run ("coarse"), and m
 the same of minimums; `zero` is one number, or one for each group. The meaning is that of
-`weights.formats.<format>.unpack` to the last bit. Must not know: how codes lie in a device's memory.
+`weights.formats.<format>.unpack` to the last bit. Must not know: how codes lie in memory.
 """
 
 from __future__ import annotations

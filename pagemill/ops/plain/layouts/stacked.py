@@ -1,4 +1,4 @@
-"""Matrices of several layouts as one, rows after rows: fused products of parts in several formats."""
+"""Matrices of several layouts as one, rows after rows: parts of a fused one may differ."""
 
 from __future__ import annotations
 
