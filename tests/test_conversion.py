@@ -18,6 +18,7 @@ from pagemill.weights.mixtures import mixture
 from tests.models.test_golden import NUM_PAGES, PAGE_SIZE, step_of
 
 GOLDEN = Path(__file__).parent / "golden"
+NAMES = ("llama", "llama_tied", "mistral3", "mixtral", "gemma3", "gpt_oss", "deepseek2")
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
@@ -38,7 +39,7 @@ def tokenizer_json() -> str:
     return json.dumps(parts)
 
 
-@pytest.fixture(params=["llama", "llama_tied", "mixtral", "gemma3", "gpt_oss", "deepseek2"])
+@pytest.fixture(params=NAMES)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     made = tmp_path / "source"
     made.mkdir()

@@ -122,6 +122,13 @@ class Attention:
         """q (T, H, D) and k (T, G, D) before rotation."""
         return q, k
 
+    def rotate(self, q: Array, k: Array, step: Step) -> tuple[Array, Array]:
+        """Both by their positions."""
+        if self.rope is None:
+            return q, k
+        ops, at = self.ops, step.positions
+        return ops.rope(q, at, self.rope), ops.rope(k, at, self.rope)
+
     def __call__(self, x: Array, step: Step, kv: Array) -> Array:
         ops, num_tokens, dim = self.ops, x.shape[0], self.head_dim
         q_end = self.heads * dim
@@ -131,9 +138,7 @@ class Attention:
         k = qkv[:, q_end:k_end].reshape(num_tokens, self.kv_heads, dim)
         v = qkv[:, k_end:].reshape(num_tokens, self.kv_heads, dim)
         q, k = self.adjust(q, k)
-        if self.rope is not None:
-            q = ops.rope(q, step.positions, self.rope)
-            k = ops.rope(k, step.positions, self.rope)
+        q, k = self.rotate(q, k, step)
         y = self.attend(q, k, v, step, kv)  # (T, heads, dim)
         return ops.all_reduce(self.output(y.reshape(num_tokens, q_end)))
 

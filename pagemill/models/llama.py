@@ -82,7 +82,11 @@ _MOE = "model.layers.{}.block_sparse_moe"
 
 MODEL = Llama
 FAMILIES = (
-    Family("llama", ("LlamaForCausalLM", "MistralForCausalLM"), row_orders=gguf_neighbours),
+    Family(
+        "llama",
+        ("LlamaForCausalLM", "MistralForCausalLM", "MinistralForCausalLM"),
+        row_orders=gguf_neighbours,
+    ),
     Family(
         "llama",
         ("MixtralForCausalLM",),

@@ -52,7 +52,7 @@ def rotary(
         # frequency that changed with the length would change what is in the cache already.
         if dim == _LEAST_DIM:
             raise keys.bad("rope.dimension_count", f"is {dim}, too few for dynamic scaling")
-        original = _original_len(card, keys)
+        original = original_length(card, keys)
         longest = max(card.context_length, original)
         stretch = factor * longest / original - (factor - 1)
         larger = base * stretch ** (dim / (dim - 2))
@@ -62,7 +62,7 @@ def rotary(
     return _yarn(keys, card, plain, base, truncate)
 
 
-def _original_len(card: ModelCard, keys: Keys) -> int:
+def original_length(card: ModelCard, keys: Keys) -> int:
     return keys.whole(
         "rope.scaling.original_context_length", 2, _MOST_LEN, max(2, card.context_length)
     )
@@ -89,7 +89,7 @@ def _llama3(
     high = keys.real("rope.scaling.high_freq_factor", _MOST_FACTOR, 4.0)
     if high <= low:
         raise keys.bad("rope.scaling.high_freq_factor", f"is {high}, not above {low}")
-    original = _original_len(card, keys)
+    original = original_length(card, keys)
     out = []
     for frequency in plain:
         wavelength = 2 * math.pi / frequency
@@ -108,7 +108,7 @@ def _yarn(
 ) -> Rope:
     """Frequencies that turn often within the original context stay, those that turn seldom are
     divided by the factor, with a ramp between; cosines and sines grow by the attention factor."""
-    dim, original = card.rope_dim, _original_len(card, keys)
+    dim, original = card.rope_dim, original_length(card, keys)
     if base <= 1:
         raise keys.bad("rope.freq_base", f"is {base}, which YaRN needs above 1")
     factor = keys.real("rope.scaling.factor", _MOST_FACTOR)
@@ -135,7 +135,7 @@ def _yarn(
 def _longrope(card: ModelCard, source: WeightSource, plain: tuple[float, ...]) -> Rope:
     """Short factors within the original context, long ones when the card allows more."""
     keys, half = source.keys, len(plain)
-    original = _original_len(card, keys)
+    original = original_length(card, keys)
     kind = "long" if card.context_length > original else "short"
     if source.has(f"rope_factors_{kind}"):
         factors = _factors(source, f"rope_factors_{kind}", half)

@@ -19,6 +19,7 @@ import numpy as np
 from pagemill import _native
 from pagemill.errors import Unsupported
 from pagemill.ops.alone import Alone
+from pagemill.ops.angles import rotations
 from pagemill.ops.interface import (
     Activation,
     Array,
@@ -63,23 +64,17 @@ class Cache:
 
 
 class _RopeTable:
-    """Cosines and sines of float32 angles by position, grown on demand."""
+    """Cosines and sines by position, grown on demand."""
 
     def __init__(self, rope: Rope) -> None:
-        self.inv_freq = np.array(rope.inv_freq, np.float32)
-        self.scale = rope.scale
+        self.rope = rope
         self.native = _native.rope_table()
 
     def reach(self, positions: int) -> None:
         size = self.native.positions
         if positions > size:
-            self.native.assign(*self._angles(max(positions, 2 * size, _FIRST_POSITIONS)))
-
-    def _angles(self, positions: int) -> tuple[Float32, Float32]:
-        angle = np.arange(positions, dtype=np.float32)[:, None] * self.inv_freq
-        angle = angle.astype(np.float64)
-        cos, sin = np.cos(angle) * self.scale, np.sin(angle) * self.scale
-        return cos.astype(np.float32), sin.astype(np.float32)
+            longer = max(positions, 2 * size, _FIRST_POSITIONS)
+            self.native.assign(*rotations(self.rope, longer))
 
 
 class CpuOps(Alone):

@@ -98,11 +98,13 @@ class Sampled:
 class Rope:
     """Rotary positions: element i pairs with i + len(inv_freq); angle = position * inv_freq[i].
     Elements from 2 * len(inv_freq) on pass through. `scale` multiplies cosines and sines (YaRN's
-    attention factor). Files that store q and k in another order are permuted when they are
-    loaded."""
+    attention factor), and so does 1 + growth * log(1 + floor(position / period)), which a period of
+    0 leaves out. Files that store q and k in another order are permuted when they are loaded."""
 
     inv_freq: tuple[float, ...]  # (rotary dims / 2,)
     scale: float = 1.0
+    growth: float = 0.0
+    period: int = 0
 
 
 # silu, gelu (with erf), gelu_tanh (its usual approximation), relu, tanh;

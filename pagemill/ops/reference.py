@@ -135,8 +135,11 @@ class ReferenceOps(Alone, Recurrence):
     def rope(self, x: Float32, positions: Int32, rope: Rope) -> Float32:
         half = len(rope.inv_freq)
         angles = positions[:, None].astype(np.float32) * np.array(rope.inv_freq, np.float32)
+        scale = np.full((len(positions), 1), rope.scale)
+        if rope.period:
+            scale *= 1 + rope.growth * np.log1p(positions[:, None] // rope.period)
         cos, sin = (
-            (f(angles.astype(np.float64)) * rope.scale).astype(np.float32)[:, None]  # (T, 1, half)
+            (f(angles.astype(np.float64)) * scale).astype(np.float32)[:, None]  # (T, 1, half)
             for f in (np.cos, np.sin)
         )
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]

@@ -186,6 +186,7 @@ LABELS: Final = MappingProxyType(
         "attention.layer_norm_epsilon": "layer_norm_eps",
         "attention.sliding_window": "sliding_window",
         "attention.sliding_window_pattern": "layer_types",
+        "attention.temperature_scale": "llama_4_scaling_beta",
         "expert_count": "num_experts",
         "hidden_activation": "hidden_act",
         "rope.dimension_count": "partial_rotary_factor",

@@ -33,6 +33,7 @@ from pagemill.weights.source import Names, Rows, Stored, TensorSource
 REALS: Final = frozenset(
     {
         "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.scale",
+        "attention.temperature_scale",
         "attn_logit_softcapping", "embedding_scale", "expert_weights_scale",
         "final_logit_softcapping", "logit_scale", "residual_scale", "rope.freq_base",
         "rope.freq_base_swa", "rope.scaling.attn_factor", "rope.scaling.factor",

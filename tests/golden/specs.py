@@ -91,6 +91,30 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_linear": ("LlamaConfig", stretched(rope_type="linear", factor=4.0)),
     "llama_yarn": ("LlamaConfig", {**SIZES, "rope_parameters": YARN}),
     "mistral": ("MistralConfig", {**SMALL, "head_dim": 8, "sliding_window": 8}),
+    "ministral": (
+        "MinistralConfig",
+        {
+            **SMALL,
+            "head_dim": 8,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "mistral3": (
+        "Ministral3Config",
+        {
+            **SIZES,
+            "head_dim": 8,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                **YARN,
+                "original_max_position_embeddings": 16,
+                "mscale": 1.0,
+                "mscale_all_dim": 0.5,
+                "llama_4_scaling_beta": 0.4,
+            },
+        },
+    ),
     "mixtral": (
         "MixtralConfig",
         {

@@ -130,6 +130,13 @@ def _rope_cases() -> Iterator[Case]:
 
         yield Case(f"rope {heads}x{dim} rotary {rotary}", "rope", call, 1e-4)
 
+    def growing(ops: Ops, rng: np.random.Generator) -> Outputs:
+        rope = Rope((1.0, 0.1, 0.01, 0.001), 0.8, growth=0.4, period=500)
+        positions = np.array([0, 499, 500, 4000], np.int32)
+        return [np.asarray(ops.rope(normal(rng, 4, 3, 8), positions, rope))]
+
+    yield Case("rope that grows", "rope", growing, 1e-4)
+
 
 def _whole_text_cases() -> Iterator[Case]:
     """Operations that need a step, in models of one or a few of them."""

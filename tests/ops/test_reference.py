@@ -134,6 +134,16 @@ def test_rope_turns_pairs_and_leaves_the_rest() -> None:
     np.testing.assert_allclose(got[..., :2] + 1j * got[..., 2:4], turned, atol=1e-5)
 
 
+def test_rope_grows_by_a_step_each_period() -> None:
+    plain, x = Rope((1.0, 0.1), 0.8), normal(RNG, 4, 2, 4)
+    positions = np.array([0, 9, 10, 35], np.int32)
+    got = OPS.rope(x, positions, replace(plain, growth=0.5, period=10))
+    want = OPS.rope(x, positions, plain)
+    np.testing.assert_array_equal(got[:2], want[:2])
+    factors = 1 + 0.5 * np.log([2, 4])
+    np.testing.assert_allclose(got[2:], want[2:] * factors[:, None, None], rtol=0, atol=1e-5)
+
+
 def test_philox_gives_the_published_words() -> None:
     """Known answers of the authors' library (Random123, kat_vectors)."""
     ones = 0xFFFFFFFF

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pagemill.ops.alone import Alone
+from pagemill.ops.angles import rotations
 from pagemill.ops.interface import (
     Activation,
     Array,
@@ -45,14 +46,8 @@ class RopeTable:
         self.reach(positions)
 
     def reach(self, positions: int) -> None:
-        angle = np.arange(positions, dtype=np.float32)[:, None] * np.array(
-            self._rope.inv_freq, np.float32
-        )
-        angle = angle.astype(np.float64)
-        self.cos, self.sin = (
-            torch.from_numpy((f(angle) * self._rope.scale).astype(np.float32)).to(self._device)
-            for f in (np.cos, np.sin)
-        )
+        cos, sin = rotations(self._rope, positions)
+        self.cos, self.sin = (torch.from_numpy(table).to(self._device) for table in (cos, sin))
 
 
 class PlainOps(Alone):
