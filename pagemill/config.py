@@ -147,6 +147,9 @@ class EngineConfig:
     async_scheduling: bool = _setting(
         True, _switch, "plan a step while the one before it runs, on backends that can"
     )
+    enforce_eager: bool = _setting(
+        False, _switch, "run every step as it is called: do not capture decode steps on a GPU"
+    )
     dtype: str = _setting(
         "auto",
         _one_of("auto", "bfloat16", "float16", "float32"),

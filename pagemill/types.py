@@ -265,6 +265,7 @@ class EnginePlan:
     workspace_bytes: int = 0  # activations and scratch of the largest step
     process_bytes: int = 0  # of engine and server beside all that
     async_scheduling: bool = True  # plan a step while the one before it runs, where a backend can
+    enforce_eager: bool = False  # capture no steps
 
     @property
     def total_bytes(self) -> int:

@@ -52,6 +52,8 @@ class EngineSettings(Protocol):
     @property
     def async_scheduling(self) -> bool: ...
     @property
+    def enforce_eager(self) -> bool: ...
+    @property
     def dtype(self) -> str: ...
     @property
     def quantization(self) -> str: ...
@@ -115,6 +117,7 @@ def plan(
         workspace_bytes=workspace(max_model_len),
         process_bytes=process,
         async_scheduling=config.async_scheduling,
+        enforce_eager=config.enforce_eager,
     )
 
 

@@ -346,6 +346,16 @@ class Ops(Protocol):
 
 
 @runtime_checkable
+class Captures(Protocol):
+    """A compiled model that can record steps whose rows bring one token each, to repeat them."""
+
+    def capture(self, kv: Array, max_rows: int, max_len: int, page_size: int) -> None:
+        """Record steps of up to `max_rows` rows and sequences of up to `max_len` tokens over this
+        cache."""
+        ...
+
+
+@runtime_checkable
 class SamplesLater(Protocol):
     """A backend that computes while the engine plans the next step: a compiled model and
     `sample_later` return before the work is done, which is done in the order of the calls."""

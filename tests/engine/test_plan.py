@@ -26,6 +26,7 @@ class Asked:
     page_size: int = 16
     prefix_caching: bool = True
     async_scheduling: bool = True
+    enforce_eager: bool = False
     dtype: str = "auto"
     quantization: str = "none"
 

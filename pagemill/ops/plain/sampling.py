@@ -6,6 +6,7 @@ logits come from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pagemill.ops.interface import Sampled, SampleRows
+from pagemill.ops.plain.ahead import to_host
 
 _WORD = 0xFFFFFFFF
 _ROUNDS = 10
@@ -59,6 +61,11 @@ class Knobs:
 
 def sample(logits: Tensor, rows: SampleRows) -> Sampled:
     """As `Ops.sample`."""
+    return begin(logits, rows)[1]()
+
+
+def begin(logits: Tensor, rows: SampleRows) -> tuple[Tensor, Callable[[], Sampled]]:
+    """Ids on their device, and what waits until all of the answer has come from there."""
     if logits.device.type == "mps":  # it has no float64, and shares its memory with the CPU
         logits = logits.cpu()
     logits = logits.float()
@@ -69,8 +76,9 @@ def sample(logits: Tensor, rows: SampleRows) -> Sampled:
     answer = [ids.int()]
     if asking.size:
         answer += _log_probabilities(logits, ids, asking, most)
-    packed = torch.cat([part.flatten().view(torch.int32) for part in answer]).cpu().numpy()
-    return _sampled(packed, rows, asking, min(most, logits.shape[1]))
+    wait = to_host(torch.cat([part.flatten().view(torch.int32) for part in answer]))
+    most = min(most, logits.shape[1])
+    return ids, lambda: _sampled(wait().numpy(), rows, asking, most)
 
 
 def choose(logits: Tensor, knobs: Knobs) -> Tensor:
