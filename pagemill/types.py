@@ -264,8 +264,15 @@ class EnginePlan:
     weights_bytes: int = 0  # as the backend keeps them
     workspace_bytes: int = 0  # activations and scratch of the largest step
     process_bytes: int = 0  # of engine and server beside all that
+    tensor_parallel: int = 1  # ranks (processes) that share each layer
+    pipeline_parallel: int = 1  # runs of layers, each of as many ranks
     async_scheduling: bool = True  # plan a step while the one before it runs, where a backend can
     enforce_eager: bool = False  # capture no steps
+
+    @property
+    def ranks(self) -> int:
+        """Processes that compute."""
+        return self.tensor_parallel * self.pipeline_parallel
 
     @property
     def total_bytes(self) -> int:

@@ -5,15 +5,19 @@ how soon the first token comes. Its imports run while the other side still reads
 and plans.
 """
 
+from collections.abc import Callable
+
 from pagemill import models
 from pagemill.engine import process
 from pagemill.engine.engine import Engine
 from pagemill.engine.pooling import PoolingEngine
+from pagemill.engine.process import GiveUp
 from pagemill.errors import Unsupported
 from pagemill.fallback.choice import open_any
 from pagemill.fallback.folder import Foreign
-from pagemill.ops.interface import Ops
+from pagemill.ops.interface import Array, Ops, Step
 from pagemill.types import EngineInfo, EnginePlan, ModelCard
+from pagemill.weights.load import Checkpoint
 from pagemill.weights.precision import Precision
 
 
@@ -22,20 +26,42 @@ def main(handle: int) -> None:
     process.main(handle, build)
 
 
-def build(plan: EnginePlan) -> tuple[Engine, EngineInfo]:
-    """Load a model as planned. Raises BadModelFile, Unsupported; MemoryError when it is too big."""
-    precision = Precision(plan.dtype, plan.quantization)
-    checkpoint = open_any(plan.model_path, models, precision, plan.backend)
+def build(
+    plan: EnginePlan, give_up: GiveUp | None = None, rank_entry: str = ""
+) -> tuple[Engine, EngineInfo]:
+    """Load a model as planned. Raises BadModelFile, Unsupported; MemoryError when it is too big.
+
+    `give_up` is for a plan of several ranks, which can end only together with this process;
+    `rank_entry` is another program for them.
+    """
+    checkpoint = open_checkpoint(plan)
     if isinstance(checkpoint, Foreign):
         return _build_foreign(plan, checkpoint)
     card = checkpoint.card
-    ops = _new_ops(plan)
-    model = models.build(card, ops, checkpoint.source)
-    kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
+    model: Callable[[Step, Array], Array]
+    if plan.ranks > 1:
+        from pagemill.parallel.leader import RANK, lead  # loads torch
+
+        if give_up is None:
+            raise Unsupported("several ranks need an engine process of their own")
+        entry = rank_entry or RANK
+        model, kv, ops = lead(plan, checkpoint, new_ops, give_up, entry)
+    else:
+        ops = new_ops(plan)
+        network = models.build(card, ops, checkpoint.source)
+        kv = network.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
+        model = ops.compile(network)
     engine_type = PoolingEngine if card.pooling else Engine
-    engine = engine_type(ops.compile(model), ops, kv, plan, card.vocab_size)
-    isa = getattr(ops, "isa", "")
-    return engine, _info(plan, card, f"{ops.name} ({isa})" if isa else ops.name)
+    engine = engine_type(model, ops, kv, plan, card.vocab_size)
+    notes = [getattr(ops, "isa", ""), f"{plan.ranks} ranks" if plan.ranks > 1 else ""]
+    noted = ", ".join(filter(None, notes))
+    return engine, _info(plan, card, f"{ops.name} ({noted})" if noted else ops.name)
+
+
+def open_checkpoint(plan: EnginePlan) -> Checkpoint | Foreign:
+    """The model that was planned for."""
+    precision = Precision(plan.dtype, plan.quantization)
+    return open_any(plan.model_path, models, precision, plan.backend)
 
 
 def _build_foreign(plan: EnginePlan, foreign: Foreign) -> tuple[Engine, EngineInfo]:
@@ -67,7 +93,7 @@ def _info(plan: EnginePlan, card: ModelCard, backend: str) -> EngineInfo:
     )
 
 
-def _new_ops(plan: EnginePlan) -> Ops:
+def new_ops(plan: EnginePlan) -> Ops:
     if plan.backend == "reference":
         from pagemill.ops.reference import ReferenceOps
 

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": EVERYTHING,
     "cli": EVERYTHING,
     "runtime": EVERYTHING,
-    "worker": VOCABULARY | {"engine", "fallback", "models", "ops", "weights"},
+    "worker": VOCABULARY | {"engine", "fallback", "models", "ops", "parallel", "weights"},
     "machine": {"types"},
     "footprint": VOCABULARY | {"fallback", "models", "ops", "weights"},
     "fallback": VOCABULARY | {"ops.interface", "weights"},
@@ -35,6 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": SETTINGS | {"text", "hub", "runtime"},
     "engine": VOCABULARY | {"decoding", "ops.interface"},
     "decoding": VOCABULARY | {"ops.interface"},
+    "parallel": VOCABULARY
+    | {"checkpoint", "engine", "models", "ops.interface", "weights", "worker"},
     "models": VOCABULARY | {"ops.interface", "checkpoint"},
     "ops": VOCABULARY | {"weights.formats"},
     "ops.interface": set(),

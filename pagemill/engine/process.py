@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -45,7 +46,9 @@ class Steppable(Protocol):
     def stats(self) -> EngineStats: ...
 
 
-Build = Callable[[EnginePlan], tuple[Steppable, EngineInfo]]
+# Ends the engine process at once, from any thread; the other side is told why.
+GiveUp = Callable[[PagemillError], None]
+Build = Callable[[EnginePlan, GiveUp], tuple[Steppable, EngineInfo]]
 
 
 def main(handle: int, build: Build) -> None:
@@ -55,9 +58,9 @@ def main(handle: int, build: Build) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     door = socket.socket(fileno=handle)
-    _die_with_parent(door)
+    die_with_parent(door)
     try:
-        status = _serve(door, build)
+        status = _serve(_Door(door), build)
     except OSError:  # the other side is gone
         status = 0
     except wire.FrameError as error:
@@ -68,7 +71,7 @@ def main(handle: int, build: Build) -> None:
     os._exit(status)
 
 
-def _die_with_parent(door: socket.socket) -> None:
+def die_with_parent(door: socket.socket) -> None:
     """End this process when the other end of `door` closes, whatever the loop is doing then.
 
     The kernel closes it however the parent dies. Linux also kills us, should we be stopped.
@@ -87,7 +90,29 @@ def _die_with_parent(door: socket.socket) -> None:
     threading.Thread(target=watch, name="watch parent", daemon=True).start()
 
 
-def _serve(door: socket.socket, build: Build) -> int:
+class _Door:
+    """The socket. Reports leave it whole, whichever thread sends them."""
+
+    def __init__(self, door: socket.socket) -> None:
+        self._door = door
+        self._sending = threading.Lock()
+        self.receive = door.recv
+
+    def send(self, frames: bytes) -> None:
+        with self._sending:
+            self._door.sendall(frames)
+
+    def give_up(self, error: PagemillError) -> None:
+        """`GiveUp`: what the loop is doing may never end, so nothing waits for it."""
+        with self._sending:
+            _log.error("the engine gives up: %s", error.message)
+            with suppress(OSError):  # nobody is left to be told
+                self._door.sendall(wire.encode(_failed(error)))
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def _serve(door: _Door, build: Build) -> int:
     """Load, then loop. The exit status; OSError or FrameError when the door fails."""
     orders = _Orders(door)
     first = orders.wait()
@@ -98,12 +123,12 @@ def _serve(door: socket.socket, build: Build) -> int:
         raise wire.FrameError("the first order must be Start")
     started = time.monotonic()
     try:
-        engine, info = build(start.plan)
+        engine, info = build(start.plan, door.give_up)
     except Exception as error:  # a boundary: whatever it is, the other side must learn of it
-        door.sendall(wire.encode(_failed(error)))
+        door.send(wire.encode(_failed(error)))
         return 1
     info = replace(info, load_s=time.monotonic() - started, pid=os.getpid())
-    door.sendall(wire.encode(wire.Ready(info)))
+    door.send(wire.encode(wire.Ready(info)))
     _Loop(door, orders, engine).run(early)
     return 0
 
@@ -121,13 +146,13 @@ def _failed(error: Exception) -> wire.Failed:
 class _Orders:
     """Reads orders. No orders, from `wait`, means that the door has closed."""
 
-    def __init__(self, door: socket.socket) -> None:
-        self._door = door
+    def __init__(self, door: _Door) -> None:
+        self._receive = door.receive
         self._reader = wire.FrameReader()
 
     def wait(self) -> list[wire.Order]:
         """The next orders, at least one."""
-        while data := self._door.recv(RECEIVE_SIZE):
+        while data := self._receive(RECEIVE_SIZE):
             if frames := self._reader.feed(data):
                 return [wire.decode_order(frame) for frame in frames]
         return []
@@ -137,7 +162,7 @@ class _Orders:
         orders: list[wire.Order] = []
         while True:
             try:
-                data = self._door.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
+                data = self._receive(RECEIVE_SIZE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return orders
             if not data:
@@ -148,7 +173,7 @@ class _Orders:
 class _Loop:
     """Orders in, steps, reports out, until the door closes."""
 
-    def __init__(self, door: socket.socket, orders: _Orders, engine: Steppable) -> None:
+    def __init__(self, door: _Door, orders: _Orders, engine: Steppable) -> None:
         self._door = door
         self._orders = orders
         self._engine = engine
@@ -161,7 +186,7 @@ class _Loop:
                 self._obey(order)
             if engine.has_work():
                 deltas = engine.step()
-                self._door.sendall(wire.encode_step(deltas, self._stats()))
+                self._door.send(wire.encode_step(deltas, self._stats()))
             if engine.has_work():
                 orders = self._orders.now()
             elif not (orders := self._orders.wait()):
@@ -184,10 +209,10 @@ class _Loop:
                     refused = wire.Refused(
                         int(request.id), type(error).__name__, error.message, error.param
                     )
-                    self._door.sendall(wire.encode(refused))
+                    self._door.send(wire.encode(refused))
             case wire.Abort(handle):
                 self._engine.abort(str(handle))
             case wire.Ask():
-                self._door.sendall(wire.encode(wire.Counted(self._engine.stats())))
+                self._door.send(wire.encode(wire.Counted(self._engine.stats())))
             case wire.Start():
                 raise wire.FrameError("Start is the first order only")

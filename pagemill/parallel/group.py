@@ -42,10 +42,11 @@ class Group:
         self.seat, self.device, self.dtype = seat, device, dtype
         for library in ("GLOO", "NCCL"):  # no port is open to others than this machine
             os.environ[f"{library}_SOCKET_IFNAME"] = _LOOPBACK
-        self._tensor = self._together(lambda: self._join(meeting))
+        self._tensor: Any = None  # the ranks of our stage
+        self._together(lambda: self._join(meeting))
+        self._shake_hands()
 
-    def _join(self, meeting: str) -> Any:
-        """The ranks of our stage."""
+    def _join(self, meeting: str) -> None:
         seat = self.seat
         store = dist.FileStore(meeting, seat.ranks)
         backend = "nccl" if self.device.startswith("cuda") else "gloo"
@@ -56,7 +57,21 @@ class Group:
             dist.new_group(list(range(first, first + seat.tensor)), timeout=_PATIENCE)
             for first in range(0, seat.ranks, seat.tensor)
         ]
-        return stages[seat.stage]
+        self._tensor = stages[seat.stage]
+
+    def _shake_hands(self) -> None:
+        """Connections that are made when they are first used; the file is needed until then."""
+        seat, nothing = self.seat, self.native(torch.zeros((1, 1), device=self.device or "cpu"))
+        self.sum(nothing)
+        if not seat.is_first:
+            self.receive((1, 1), seat.rank - seat.tensor, torch.float32)
+        if not seat.is_last:
+            self.send(nothing, seat.rank + seat.tensor)
+        if seat.pipeline > 1 and not seat.part:
+            if seat.is_last:
+                self.send(nothing, 0)
+            elif seat.is_first:
+                self.receive((1, 1), seat.ranks - seat.tensor, torch.float32)
 
     def close(self) -> None:
         dist.destroy_process_group()
@@ -79,11 +94,8 @@ class Group:
         widest = -(-width // parts)
         if ours.shape[1] < widest:
             ours = torch.nn.functional.pad(ours, (0, widest - ours.shape[1]))
-        all_parts = ours.new_empty((parts * ours.shape[0], widest))
-        self._together(
-            lambda: dist.all_gather_into_tensor(all_parts, ours.contiguous(), group=self._tensor)
-        )
-        pieces = all_parts.view(parts, -1, widest)
+        pieces = list(ours.new_empty((parts, *ours.shape)))
+        self._together(lambda: dist.all_gather(pieces, ours, group=self._tensor))
         sizes = [width * (i + 1) // parts - width * i // parts for i in range(parts)]
         return self.native(
             torch.cat([piece[:, :size] for piece, size in zip(pieces, sizes, strict=True)], dim=1)

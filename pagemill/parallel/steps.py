@@ -31,7 +31,8 @@ def pack(step: Step) -> bytes:
         *(head, step.token_ids, step.positions, step.slots, step.row_starts, step.kv_lens),
         *(step.out_rows, step.token_types, step.state_slots, step.page_table[used]),
     ]
-    return b"".join(array.tobytes() for array in arrays if array is not None)
+    flat = [array.reshape(-1) for array in arrays if array is not None]
+    return np.concatenate(flat, dtype=np.int32, casting="same_kind").tobytes()
 
 
 def unpack(data: bytes) -> Step:

@@ -1,0 +1,51 @@
+"""A rank's part of a network: from a checkpoint to something that runs steps.
+
+Composes weights, models and what ranks do together. Must not know: how ranks are started and told.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pagemill import models
+from pagemill.ops.interface import Array, Ops, Step
+from pagemill.parallel.group import Group
+from pagemill.parallel.seat import Seat
+from pagemill.parallel.share import Share, card_of
+from pagemill.parallel.shared_ops import SharedOps
+from pagemill.parallel.stage import Stage
+from pagemill.types import EnginePlan
+from pagemill.weights.load import Checkpoint
+
+Network = Callable[[Step, Array], Array]
+
+
+def seat_of(plan: EnginePlan, rank: int) -> Seat:
+    return Seat(rank, plan.tensor_parallel, plan.pipeline_parallel)
+
+
+def take_device(plan: EnginePlan, rank: int) -> None:
+    """Each rank has the GPU of its number; before its backend is made. EngineFailure: there is
+    none."""
+    if plan.backend == "cuda":
+        torch.cuda.set_device(rank)
+
+
+def meet(seat: Seat, meeting: str, ops: Ops) -> Group:
+    """All ranks of a network whose arrays are those of `ops`."""
+    device: Any = getattr(ops, "device", "")  # numpy's arrays have none
+    return Group(seat, meeting, str(device), getattr(ops, "dtype", torch.float32))
+
+
+def build(
+    plan: EnginePlan, checkpoint: Checkpoint, ops: Ops, group: Group
+) -> tuple[Network, Array]:
+    """This rank's part, and its memory of sequences. Raises what loading a model does."""
+    card, seat = checkpoint.card, group.seat
+    source = Share(checkpoint.source, card, seat)
+    shared: Any = SharedOps(ops, group)
+    model = models.build(card_of(card, seat), shared, source)
+    kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
+    network: Network = model if seat.pipeline == 1 else Stage(model, group, card)
+    return ops.compile(network), kv
