@@ -106,11 +106,8 @@ class Mamba2:
             step,
         )
         y = ops.gated(y.reshape(num_tokens, s.inner), z, "silu")
-        if s.groups == 1:
-            y = ops.rms_norm_all(y, self.norm, self.eps)
-        else:
-            y = y.reshape(num_tokens, s.groups, s.inner // s.groups)
-            y = ops.rms_norm(y, self.norm, self.eps)
+        y = y.reshape(num_tokens, s.groups, s.inner // s.groups)
+        y = ops.rms_norm_all(y, self.norm, self.eps)
         return ops.all_reduce(self.output(y.reshape(num_tokens, s.inner)))
 
 

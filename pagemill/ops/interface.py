@@ -331,7 +331,7 @@ class Ops(Protocol):
         ...
 
     def rms_norm_all(self, x: Array, weight: Array, eps: float) -> Array:
-        """`rms_norm` of rows of which each of these processes has a part: x (T, K), weight (K,)."""
+        """`rms_norm` over many heads, of which each of these processes may have some."""
         ...
 
     def fetch(self, x: Array) -> Float32:

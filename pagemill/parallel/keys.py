@@ -17,7 +17,7 @@ _DIVIDED: Final = frozenset(
     }
 )
 _KV_HEADS: Final = "attention.head_count_kv"  # of each layer: at least one where there are any
-_ONE: Final = "ssm.group_count"  # what its groups share is not divided
+_GROUPS: Final = "ssm.group_count"  # whole groups for each rank, or one for all of them
 
 
 class SharedKeys:
@@ -33,12 +33,10 @@ class SharedKeys:
     def whole(self, key: str, least: int, most: int, default: int | None = None) -> int:
         if key in _DIVIDED and self._whole.has(key):
             return self._divided(key, self._whole.whole(key, least, most * self._ranks))
-        value = self._whole.whole(key, least, most, default)
-        if key == _ONE and value > 1:
-            raise self._whole.unsupported(
-                key, f"is {value}; mixers of several groups cannot be divided among ranks"
-            )
-        return value
+        if key == _GROUPS and self._whole.has(key):
+            value = self._whole.whole(key, least, most * self._ranks)
+            return value if value == 1 else self._divided(key, value)
+        return self._whole.whole(key, least, most, default)
 
     def wholes(
         self, key: str, count: int, least: int, most: int, default: int | None = None

@@ -12,7 +12,7 @@ from pagemill import models
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.parallel.group import Group
 from pagemill.parallel.seat import Seat
-from pagemill.parallel.share import Share, card_of
+from pagemill.parallel.share import Share, card_of, groups_of
 from pagemill.parallel.shared_ops import SharedOps
 from pagemill.parallel.stage import Stage
 from pagemill.types import EnginePlan
@@ -44,7 +44,7 @@ def build(
     """This rank's part, and its memory of sequences. Raises what loading a model does."""
     card, seat = checkpoint.card, group.seat
     source = Share(checkpoint.source, card, seat)
-    shared: Any = SharedOps(ops, group)
+    shared: Any = SharedOps(ops, group, groups_of(checkpoint.source.keys))
     model = models.build(card_of(card, seat), shared, source)
     kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
     network: Network = model if seat.pipeline == 1 else Stage(model, group, card)

@@ -31,7 +31,9 @@ from pagemill.parallel.seat import Seat
 from pagemill.types import ModelCard
 from pagemill.weights import formats
 
-_EVEN, _KV, _ALL = "even", "kv", "all"  # how the rows of one matrix are divided
+# How the rows of one matrix are divided: among all, or so that neighbours may have the same.
+_EVEN, _KV, _GROUP = "even", "kv", "group"
+_ALL = "all"  # not
 _ROWS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "attn_q": (_EVEN,),
@@ -48,8 +50,8 @@ _ROWS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "ffn_up_exps": (_EVEN,),
         "ffn_gate_shexp": (_EVEN,),
         "ffn_up_shexp": (_EVEN,),
-        "ssm_in": (_EVEN, _EVEN, _ALL, _ALL, _EVEN),  # z, x, b, c, dt
-        "ssm_conv1d": (_EVEN, _ALL, _ALL),
+        "ssm_in": (_EVEN, _EVEN, _GROUP, _GROUP, _EVEN),  # z, x, b, c, dt
+        "ssm_conv1d": (_EVEN, _GROUP, _GROUP),
         "ssm_dt": (_EVEN,),
         "ssm_a": (_EVEN,),
         "ssm_d": (_EVEN,),
@@ -61,6 +63,7 @@ _NORMS: Final[Mapping[str, str]] = MappingProxyType({"attn_q_norm": _EVEN, "attn
 _INPUTS: Final = frozenset(
     {"attn_output", "ffn_down", "ffn_down_exps", "ffn_down_shexp", "ssm_out"}
 )
+_MOST_GROUPS: Final = 1 << 20
 _EMBEDDING, _HEAD = "token_embd", "output"
 _Rows = tuple[str, NDArray[np.uint8]]  # a format and (rows, bytes per row) in it
 _Item = TypeVar("_Item", bound=np.generic)
@@ -98,6 +101,11 @@ def card_of(card: ModelCard, seat: Seat) -> ModelCard:
     )
 
 
+def groups_of(keys: Keys) -> int:
+    """Groups of a mixer's heads, which share vectors and a norm; 1 where there are no mixers."""
+    return keys.whole("ssm.group_count", 1, _MOST_GROUPS, 1)
+
+
 class Share:
     """`checkpoint.WeightSource`: what is asked for in sizes of `card_of` is cut from the whole."""
 
@@ -106,11 +114,15 @@ class Share:
         self._whole, self._card, self._seat = whole, card, seat
         self.keys: Keys = SharedKeys(whole.keys, seat.tensor) if seat.tensor > 1 else whole.keys
         self.layers = seat.layers(card.layers)
-        holders = min(seat.tensor, card.kv_heads)  # ranks that differ in keys and values
+        # Into how many pieces a matrix is cut, and which of them is ours.
+        counts = {
+            _EVEN: seat.tensor,
+            _KV: min(seat.tensor, card.kv_heads),
+            _GROUP: min(seat.tensor, groups_of(whole.keys)),
+            _ALL: 1,
+        }
         self._pieces = {
-            _EVEN: (seat.tensor, seat.part),
-            _KV: (holders, seat.part * holders // seat.tensor),
-            _ALL: (1, 0),
+            kind: (count, seat.part * count // seat.tensor) for kind, count in counts.items()
         }
         for layer in set(range(card.layers)) - set(self.layers):
             whole.pass_over(f"blk.{layer}.")

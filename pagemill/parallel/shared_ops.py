@@ -25,8 +25,10 @@ class _Table:
 class SharedOps:
     """`Ops` for one rank's part of a network."""
 
-    def __init__(self, ops: Ops, group: Group) -> None:
+    def __init__(self, ops: Ops, group: Group, groups: int) -> None:
+        """`groups` of many heads have a norm of their own (see `share.groups_of`)."""
         self._ops, self._group = ops, group
+        self._one_norm = groups == 1 and group.seat.tensor > 1
 
     def __getattr__(self, name: str) -> Any:
         """What a rank does alone."""
@@ -60,6 +62,9 @@ class SharedOps:
         return self._group.sum(x)
 
     def rms_norm_all(self, x: Array, weight: Array, eps: float) -> Array:
+        """Of one group for all ranks: the mean goes over what all of them have."""
+        if not self._one_norm:
+            return self._ops.rms_norm(x, weight, eps)
         group = self._group
         ours = group.tensor(x).float()
         squares = group.tensor(group.sum(group.native((ours * ours).sum(-1, keepdim=True))))

@@ -39,7 +39,7 @@ def unpack(data: bytes) -> Step:
     """FrameError for bytes that are no step."""
     if len(data) % _WIDTH or len(data) < _HEAD * _WIDTH:
         raise FrameError(f"a step of {len(data)} bytes")
-    numbers = np.frombuffer(data, np.int32)
+    numbers = np.frombuffer(data, np.int32).copy()  # one that may be written
     tokens, rows, width, sampled, page_size, types, states = numbers[:_HEAD].tolist()
     left = numbers[_HEAD:]
     sizes = [tokens, tokens, tokens, rows + 1, rows, sampled]
