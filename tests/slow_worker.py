@@ -8,7 +8,7 @@ from tests.engine.fake_engine import FakeEngine, info
 
 
 def main(handle: int) -> None:
-    def build(plan: EnginePlan, _: process.GiveUp) -> tuple[FakeEngine, EngineInfo]:
+    def build(plan: EnginePlan, _: process.GiveUp | None = None) -> tuple[FakeEngine, EngineInfo]:
         time.sleep(60)
         return FakeEngine(plan), info(plan)
 

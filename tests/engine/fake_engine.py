@@ -74,7 +74,7 @@ class FakeEngine:
         return EngineStats(running=len(self.requests), steps=self.steps, finished_abort=self.aborts)
 
 
-def build(plan: EnginePlan, _: process.GiveUp) -> tuple[FakeEngine, EngineInfo]:
+def build(plan: EnginePlan, _: process.GiveUp | None = None) -> tuple[FakeEngine, EngineInfo]:
     """model_path: "fake", "slow to load", "bad", "broken", "dies" or "fake:<seconds a step>"."""
     kind, _, step_s = plan.model_path.partition(":")
     match kind:
