@@ -268,6 +268,12 @@ class EnginePlan:
     pipeline_parallel: int = 1  # runs of layers, each of as many ranks
     async_scheduling: bool = True  # plan a step while the one before it runs, where a backend can
     enforce_eager: bool = False  # capture no steps
+    # Of a card whose memory is measured when the engine has loaded: the share that may be used
+    # (0: nothing is measured, pages are as planned), and what was asked for (0: what fits).
+    gpu_memory_utilization: float = 0.0
+    asked_model_len: int = 0
+    asked_kv_bytes: int = 0
+    least_model_len: int = 1
 
     @property
     def ranks(self) -> int:

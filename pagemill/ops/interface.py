@@ -10,7 +10,7 @@ and N outputs of a matrix, H query heads, G key/value heads, D head size, V voca
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +35,8 @@ class Weight:
     formats: tuple[str, ...]
     parts: tuple[NDArray[np.uint8], ...]
     rows: tuple[int, ...]  # rows of each part; sums to shape[0]
+    # Of the network, counted from 0, where it belongs to one.
+    layer: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

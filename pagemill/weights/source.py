@@ -5,6 +5,7 @@ them.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +20,8 @@ from pagemill.ops.interface import Float32, Weight
 from pagemill.types import ModelCard
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
+
+_OF_LAYER = re.compile(r"blk\.(\d{1,9})\.")
 
 Rows = tuple[str, NDArray[np.uint8]]  # a format and (rows, bytes per row) in it
 _Item = TypeVar("_Item", bound=np.generic)
@@ -135,6 +138,7 @@ class TensorSource:
             formats=tuple(form for _, (form, _) in read),
             parts=tuple(self._ordered(name, rows) for name, (_, rows) in read),
             rows=counts,
+            layer=_layer_of(parts[0][0]),
         )
 
     def _shaped(self, name: str, shape: tuple[int, ...]) -> tuple[str, Stored]:
@@ -230,3 +234,8 @@ class _Outline:
             except ValueError as error:
                 raise BadModelFile(f"tensor {show(self.name)}: {error}") from None
         return self.format, np.broadcast_to(np.uint8(0), (rows, row_bytes))
+
+
+def _layer_of(name: str) -> int | None:
+    found = _OF_LAYER.match(name)
+    return int(found[1]) if found else None

@@ -31,6 +31,7 @@ from pagemill.ops.interface import (
 )
 from pagemill.ops.plain import attention, experts, matrices, recurrence, sampling
 from pagemill.ops.plain.cache import KV_DTYPES, Cache, LayerCache, new_pages
+from pagemill.ops.plain.hosted import HostLayers
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.step import DeviceStep, to_device
 
@@ -61,8 +62,14 @@ class PlainOps(Alone):
         self.kv_dtype = KV_DTYPES.get(kv_dtype, dtype)
         self._ropes: dict[Rope, RopeTable] = {}
         self._positions = _FIRST_POSITIONS
+        self.host: HostLayers | None = None  # has the weights of layers that do not fit
 
     def upload(self, weight: Weight, table: bool = False) -> Matrix:
+        if self.host is not None and self.host.has(weight.layer):
+            there: Matrix = self.host.take(
+                weight.layer, matrices.upload(weight, torch.device("cpu"), self.dtype)
+            )
+            return there
         return matrices.upload(weight, self.device, self.dtype)
 
     def vector(self, values: Float32) -> Tensor:
