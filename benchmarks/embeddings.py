@@ -5,7 +5,7 @@
         "pagemill=pagemill serve ./all-MiniLM-L6-v2 --port {port}" \\
         "llama.cpp=llama-server -m minilm.f32.gguf --embedding -t 2 -ub 2048 --port {port}"
 
-Every round runs the library once and then each server: clients that send `--batch` texts a request,
+Every round runs the library once and then each server: clients that send `--batches` texts a request,
 each the next as soon as it has its answer. The library encodes the same texts in batches of the
 same sizes. Texts are random common words, `--words` of them. Beside the rate stands the processor
 time that a text costs, all processes of a server together: on a busy machine that is the steadier
@@ -139,11 +139,15 @@ def measure_library(command: str, texts: list[str], options: argparse.Namespace)
     python, folder = shlex.split(command)
     argv = [python, "-c", LIBRARY, folder, json.dumps(options.batches), str(options.threads)]
     done = subprocess.run(  # noqa: S603
-        argv, input=json.dumps(texts), capture_output=True, text=True, check=True
+        argv, input=json.dumps(texts), stdout=subprocess.PIPE, text=True, check=True
     )
     for line in done.stdout.splitlines():
         batch, wall, cpu = line.split()
         report("sentence-transformers", int(batch), len(texts), float(wall), float(cpu))
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def main() -> None:
@@ -154,7 +158,7 @@ def main() -> None:
     parser.add_argument("--library", metavar="'PYTHON FOLDER'")
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--words", type=int, default=98)
-    parser.add_argument("--batches", type=json.loads, default=[32, 64], metavar="[32,64]")
+    parser.add_argument("--batches", type=numbers, default=[32, 64], metavar="32,64")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the library")
     parser.add_argument("--rounds", type=int, default=3)
