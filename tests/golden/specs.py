@@ -252,6 +252,7 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": {**PLAIN_ROPE, "partial_rotary_factor": 0.5},
         },
     ),
+    "ernie4_5": ("Ernie4_5Config", {**SMALL, "head_dim": 8, "pad_token_id": 0, "use_bias": True}),
     "deepseek2": (
         "DeepseekV2Config",
         {
