@@ -26,10 +26,14 @@ class Pages(Protocol):
     """A layer's cache: keys and values (pages, page_size, G, D), in eight bits with float32 scales
     (pages, page_size, G)."""
 
-    keys: Tensor
-    values: Tensor
-    key_scales: Tensor | None
-    value_scales: Tensor | None
+    @property
+    def keys(self) -> Tensor: ...
+    @property
+    def values(self) -> Tensor: ...
+    @property
+    def key_scales(self) -> Tensor | None: ...
+    @property
+    def value_scales(self) -> Tensor | None: ...
 
 
 def heads_of_program(dim: int) -> int:

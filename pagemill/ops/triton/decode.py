@@ -1,0 +1,287 @@
+"""Attention of rows that bring one token each: the history of a row is split over programs.
+
+A program takes the query heads of one key/value head (they read the same memory, so they share one
+product) over one share of one row's history. Where there are several shares, each leaves its sums
+and what they are relative to, and a second kernel adds them up (Dao et al., "Flash-Decoding",
+2023). How many shares there may be is decided on the host from sizes alone, so that a captured
+graph stays right for rows of any length; a program cuts its own row's history.
+
+Must not know: which step this is, or how pages were filled.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pagemill.ops.interface import Scoring
+from pagemill.ops.plain.cache import LayerCache
+from pagemill.ops.plain.step import DeviceStep
+from pagemill.ops.triton.attention import (
+    LOG2_E,
+    LOWEST,
+    Tiles,
+    attention_variant,
+    head_constants,
+    plain_codes,
+    store,
+    sweep,
+    vectors,
+)
+from pagemill.ops.triton.variants import Variant
+
+MOST_SHARES = 64  # of a row's history
+PROGRAMS = 8  # for each multiprocessor: several at a time each, and uneven rows even out
+TILE_BYTES = 40 << 10  # of keys and values: two on their way leave room for more programs
+
+
+def decode_tiles(group: int, dim: int, itemsize: int, latent: int = 0) -> Tiles:
+    """Sizes for `group` query heads on a key/value head. The history is read once and reading it is
+    all the work: tiles are as long as keeps several of them on their way."""
+    queries = min(max(16, triton.next_power_of_2(group)), 32 if latent else 64)
+    token_bytes = dim * itemsize * (1 if latent else 2)
+    tokens = 16
+    while tokens < 64 and 2 * tokens * token_bytes <= TILE_BYTES:
+        tokens *= 2
+    # Tiles of eight-bit numbers are small: one more of them is on its way.
+    return Tiles(queries, tokens, 8 if dim > 256 else 4, num_stages=7 if itemsize == 1 else 5)
+
+
+def num_shares(programs: int, max_kv_len: int, tokens: int, multiprocessors: int) -> int:
+    """Into how many shares a history may be cut when `programs` run for each: a power of two, since
+    each count is a kernel of its own. None is shorter than two tiles."""
+    wanted = -(-PROGRAMS * multiprocessors // max(1, programs))
+    longest = max_kv_len // (2 * tokens)
+    return min(MOST_SHARES, int(triton.next_power_of_2(max(1, min(wanted, longest)))))
+
+
+def paged_decode(
+    q: Tensor,
+    cache: LayerCache,
+    step: DeviceStep,
+    scoring: Scoring,
+    *,
+    sinks: Tensor | None = None,
+    latent: int = 0,
+    shares: int = 0,
+) -> Tensor:
+    """q (R, H, D), row r's token the last of its history -> (R, H, D). With `latent` the values are
+    the first that many elements of the keys: -> (R, H, latent). Rows without history get zeros.
+    `shares` is chosen here unless given."""
+    rows, heads, dim = q.shape
+    kv_heads = cache.keys.shape[2]
+    tiles = decode_tiles(heads // kv_heads, dim, cache.keys.element_size(), latent)
+    blocks = kv_heads * triton.cdiv(heads // kv_heads, tiles.queries)
+    if not shares:
+        there = _multiprocessors(q.device)
+        shares = num_shares(rows * blocks, step.max_kv_len, tiles.tokens, there)
+    constants = head_constants(q.shape, cache.keys.shape, scoring, latent)
+    value_dim = latent or dim
+    out = torch.empty(rows, heads, value_dim, dtype=q.dtype, device=q.device)
+    sums, tops, totals = out, None, None
+    if shares > 1:
+        sums = torch.empty(rows, heads, shares, value_dim, device=q.device)
+        tops, totals = torch.empty(2, rows, heads, shares, device=q.device)
+    if not rows:
+        return out
+    _decode[(blocks, shares, rows)](
+        q,
+        plain_codes(cache.keys),
+        plain_codes(cache.values),
+        cache.key_scales,
+        cache.key_scales if latent else cache.value_scales,
+        step.page_table,
+        step.kv_lens,
+        sinks,
+        sums,
+        tops,
+        totals,
+        scoring.scale,
+        q.stride(0),
+        q.stride(1),
+        step.page_table.stride(0),
+        **constants,
+        SHARES=shares,
+        BLOCK_M=tiles.queries,
+        BLOCK_N=tiles.tokens,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+    if shares > 1:
+        shared = {name: constants[name] for name in ("H", "VALUE_DIM", "WINDOW")}
+        width = min(128, triton.next_power_of_2(value_dim))
+        _combine[(rows, heads, triton.cdiv(value_dim, width))](
+            sums, tops, totals, step.kv_lens, out,
+            **shared, SHARES=shares, BLOCK_N=tiles.tokens, WIDTH=width,
+        )  # fmt: skip
+    return out
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    """Of the interpreter a few, so that it, too, splits long rows."""
+    if device.type != "cuda":
+        return 4
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@triton.jit
+def _shares(kv_len, SHARES: tl.constexpr, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where the first share of a row begins and how long each is: whole tiles, two at least."""
+    begin = 0
+    if WINDOW:
+        begin = tl.maximum(kv_len - WINDOW, 0) // BLOCK_N * BLOCK_N
+    tiles = tl.cdiv(tl.cdiv(kv_len - begin, BLOCK_N), SHARES)
+    return begin, tl.maximum(tiles, 2) * BLOCK_N
+
+
+@triton.jit
+def _decode(
+    q,
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    page_table,
+    kv_lens,
+    sinks,
+    out,  # (R, H, SHARES, VALUE_DIM): results where there is one share
+    tops,  # (R, H, SHARES)
+    totals,
+    scale,
+    q_row,
+    q_head,
+    table_row,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    REST_WIDTH: tl.constexpr,
+    LATENT: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    SHARES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    row, share = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    kv_len = tl.load(kv_lens + row)
+    begin, length = _shares(kv_len, SHARES, WINDOW, BLOCK_N)
+    first = begin + share * length
+    if SHARES > 1 and first >= kv_len:
+        return
+    GROUP: tl.constexpr = H // G
+    blocks: tl.constexpr = tl.cdiv(GROUP, BLOCK_M)
+    kv_head = tl.program_id(0) // blocks
+    of_group = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid = of_group < GROUP
+    head = kv_head * GROUP + of_group
+
+    begins = row * q_row + head * q_head
+    query = vectors(q, begins, valid, 0, FIRST, WIDTH)
+    rest_query = query
+    acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
+    rest_acc = acc
+    if REST_WIDTH:
+        rest_query = vectors(q, begins, valid, FIRST, D - FIRST, REST_WIDTH)
+        rest_acc = tl.zeros([BLOCK_M, REST_WIDTH], tl.float32)
+    top = tl.full([BLOCK_M], LOWEST, tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    if sinks is not None:  # one more score, in the first share, that has no value
+        sink = tl.load(sinks + head, mask=valid, other=0.0).to(tl.float32) * LOG2_E
+        top = tl.where(share == 0, sink, top)
+        total = tl.where(share == 0, total + 1.0, total)
+    acc, rest_acc, top, total = sweep(
+        (acc, rest_acc, top, total), (query, rest_query),
+        tl.full([BLOCK_M], 0, tl.int32) + kv_len - 1, first, tl.minimum(first + length, kv_len),
+        kv_len, kv_head, page_table + row * table_row, keys, values, key_scales, value_scales,
+        scale, G, D, FIRST, WIDTH, REST_WIDTH, LATENT, PAGE_SIZE, WINDOW, SOFTCAP, BLOCK_N, True,
+    )  # fmt: skip
+    at = (row * H + head) * SHARES + share
+    if SHARES > 1:
+        tl.store(tops + at, top, mask=valid)
+        tl.store(totals + at, total, mask=valid)
+    else:
+        # A row without history has sums of zero.
+        weight = 1.0 / tl.where(total > 0, total, 1.0)
+        acc *= weight[:, None]
+        rest_acc *= weight[:, None]
+    store(out, at * VALUE_DIM, valid, acc, 0, FIRST, WIDTH)
+    if REST_WIDTH and not LATENT:
+        store(out, at * VALUE_DIM, valid, rest_acc, FIRST, D - FIRST, REST_WIDTH)
+
+
+@triton.jit
+def _combine(
+    sums,
+    tops,
+    totals,
+    kv_lens,
+    out,
+    H: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SHARES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """The shares of one head of one row, relative to one maximum, added up in their order."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    kv_len = tl.load(kv_lens + row)
+    begin, length = _shares(kv_len, SHARES, WINDOW, BLOCK_N)
+    share = tl.arange(0, SHARES)
+    used = begin + share * length < kv_len
+    at = (row * H + head) * SHARES + share
+    top = tl.load(tops + at, mask=used, other=LOWEST)
+    total = tl.load(totals + at, mask=used, other=0.0)
+    weight = tl.exp2(top - tl.max(top, 0))
+    total = tl.sum(weight * total, 0)
+    weight /= tl.where(total > 0, total, 1.0)
+    d = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    inside = d < VALUE_DIM
+    where = sums + at[:, None] * VALUE_DIM + d[None, :]
+    x = tl.load(where, mask=used[:, None] & inside[None, :], other=0.0)
+    x = tl.sum(x * weight[:, None], 0)
+    tl.store(out + (row * H + head) * VALUE_DIM + d, x.to(out.dtype.element_ty), mask=inside)
+
+
+def _variant(
+    name: str,
+    heads: tuple[int, int, int],
+    stored: str,
+    scoring: Scoring,
+    given: tuple[str, ...] = (),
+    latent: int = 0,
+) -> Variant:
+    """As launched with histories in eight shares; `heads` are H, G and D."""
+    num_heads, kv_heads, dim = heads
+    tiles = decode_tiles(num_heads // kv_heads, dim, 2 if stored == "*bf16" else 1, latent)
+    archs = {"*fp8e4nv": (90, 100), "*u8": (80,)}.get(stored, (80, 90, 100))
+    types = {"keys": stored, "values": stored, "out": "*fp32", "tops": "*fp32", "totals": "*fp32"}
+    constants = head_constants((1, num_heads, dim), (1, 16, kv_heads, dim), scoring, latent)
+    return attention_variant(name, _decode, types, constants | {"SHARES": 8}, tiles, given, archs)
+
+
+_SCALES = ("key_scales", "value_scales")
+VARIANTS = (
+    _variant("bf16, 4 heads of 128", (32, 8, 128), "*bf16", Scoring(1)),
+    _variant("bf16, 8 heads of 96", (64, 8, 96), "*bf16", Scoring(1)),
+    _variant("bf16, 8 heads of 256, all", (16, 2, 256), "*bf16", Scoring(1, 128, 50.0), ("sinks",)),
+    _variant("fp8, 4 heads of 128", (32, 8, 128), "*fp8e4nv", Scoring(1), _SCALES),
+    _variant("fp8 as bytes, 4 heads of 128", (32, 8, 128), "*u8", Scoring(1), _SCALES),
+    _variant("int8, 8 heads of 128", (64, 8, 128), "*i8", Scoring(1), _SCALES),
+    _variant("latent, 128 heads", (128, 1, 576), "*bf16", Scoring(1), (), 512),
+    Variant(
+        "combine",
+        _combine,
+        {"sums": "*fp32", "tops": "*fp32", "totals": "*fp32", "kv_lens": "*i32", "out": "*bf16"},
+        {"H": 32, "VALUE_DIM": 128, "WINDOW": 0, "SHARES": 64, "BLOCK_N": 64, "WIDTH": 128},
+    ),
+)
