@@ -150,6 +150,12 @@ class EngineConfig:
     enforce_eager: bool = _setting(
         False, _switch, "run every step as it is called: do not capture decode steps on a GPU"
     )
+    tensor_parallel_size: int = _setting(
+        1, _integer(1, 64), "processes (GPUs) that share each layer: some heads for each"
+    )
+    pipeline_parallel_size: int = _setting(
+        1, _integer(1, 64), "times as many processes (GPUs), each with some of the layers"
+    )
     dtype: str = _setting(
         "auto",
         _one_of("auto", "bfloat16", "float16", "float32"),

@@ -124,7 +124,7 @@ def test_what_dialects_share_knows_none_of_them() -> None:
 
 
 def test_the_vocabulary_needs_the_standard_library_only() -> None:
-    for module in ("types", "errors", "config", "machine", "engine.plan"):
+    for module in ("types", "errors", "config", "machine", "engine.plan", "engine.ranks"):
         foreign = {name.split(".")[0] for name in imports(MODULES[module])} - {"pagemill"}
         assert foreign <= sys.stdlib_module_names, module
 

@@ -17,6 +17,7 @@ from pagemill.engine.plan import (
     estimate,
 )
 from pagemill.engine.plan import plan as resolve
+from pagemill.engine.ranks import shared
 from pagemill.errors import BadModelFile, ConfigError, DownloadError
 from pagemill.types import EnginePlan, Footprint, Machine, ModelCard
 
@@ -51,7 +52,8 @@ class Planned:
         config, context, users = self.config, context or self.context, users or self.users
         if context:
             pages = users * -(-context // config.page_size)
-            cache = pages * config.page_size * self.footprint.kv_token_bytes
+            of_token = shared(config, self.card, self.footprint).kv_token_bytes
+            cache = pages * config.page_size * of_token
             asked = config.kv_cache_memory or cache
             config = replace(
                 config, max_model_len=context, max_num_seqs=users, kv_cache_memory=asked

@@ -25,10 +25,18 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
         f"{name}: {network(card)}, {count(card.parameters)} parameters, {card.quantization}",
         *([f"  gives     {gives(card)}"] if card.pooling else []),
         f"  context   {context}",
-        f"  compute   {plan.backend} backend, {plan.threads} threads, "
+        f"  compute   {plan.backend} backend, {_ranks(plan)}{plan.threads} threads, "
         f"{plan.max_num_seqs} requests at once, {plan.max_queued} more may wait",
         f"  memory    {weights} + {kept} "
         f"+ {size(plan.workspace_bytes)} workspace + {size(plan.process_bytes)} processes "
         f"= {size(plan.total_bytes)} {'estimated' if card.through else 'at most'}",
         *([f"  prefixes  {_NOT_SHARED}"] if plan.state_bytes else []),
     ]
+
+
+def _ranks(plan: EnginePlan) -> str:
+    """Where there are several: how they divide the network."""
+    if plan.ranks == 1:
+        return ""
+    ways = [(plan.tensor_parallel, "share each layer"), (plan.pipeline_parallel, "runs of layers")]
+    return f"{plan.ranks} ranks ({', '.join(f'{n} {what}' for n, what in ways if n > 1)}), "

@@ -8,6 +8,7 @@ Standard library only: the plan is made, and shown, before anything heavy is loa
 from dataclasses import dataclass
 from typing import Protocol
 
+from pagemill.engine import ranks
 from pagemill.errors import ConfigError
 from pagemill.types import EnginePlan, Footprint, KeptWeights, Machine, ModelCard
 
@@ -28,7 +29,7 @@ ENGINE_BYTES, SERVER_BYTES, TOKEN_BYTES = 31 << 20, 42 << 20, 680
 FIRST_POSITIONS = 2048  # rows of a rotary table, which doubles from there
 
 
-class EngineSettings(Protocol):
+class EngineSettings(ranks.RankSettings, Protocol):
     """What may be asked for; 0 and "auto" leave the choice to the plan."""
 
     @property
@@ -74,10 +75,12 @@ def plan(
     backend = "cpu" if config.backend == "auto" else config.backend
     page_size = _page_size(config, backend)
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
-    footprint = footprint or estimate(card, backend)
+    ranks.check(config, card, backend)
+    footprint = ranks.shared(config, card, footprint or estimate(card, backend))
     page_bytes = page_size * footprint.kv_token_bytes
     process = ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size + footprint.process_bytes
     fixed = footprint.weights_bytes + process
+    several = config.tensor_parallel_size * config.pipeline_parallel_size > 1
     max_num_seqs = _max_num_seqs(config, card, footprint, machine.available_bytes - fixed)
     state_bytes = max_num_seqs * footprint.state_bytes
     batched, max_queued = _batching(config, card, max_num_seqs)
@@ -116,7 +119,10 @@ def plan(
         weights_bytes=footprint.weights_bytes,
         workspace_bytes=workspace(max_model_len),
         process_bytes=process,
-        async_scheduling=config.async_scheduling,
+        tensor_parallel=config.tensor_parallel_size,
+        pipeline_parallel=config.pipeline_parallel_size,
+        # Only rank 0 samples: the others learn of a token with the step that reads it.
+        async_scheduling=config.async_scheduling and not several,
         enforce_eager=config.enforce_eager,
     )
 

@@ -92,7 +92,7 @@ class Readable(WeightSource, Protocol):
 
 
 def card_of(card: ModelCard, seat: Seat) -> ModelCard:
-    """The card of a rank's share. Heads and widths must divide (see `engine.plan`)."""
+    """The card of a rank's share. Heads and widths must divide (see `engine.ranks`)."""
     return replace(
         card,
         heads=card.heads // seat.tensor,

@@ -27,6 +27,8 @@ class Asked:
     prefix_caching: bool = True
     async_scheduling: bool = True
     enforce_eager: bool = False
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     dtype: str = "auto"
     quantization: str = "none"
 
