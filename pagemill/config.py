@@ -167,6 +167,11 @@ class EngineConfig:
         "quantize full-precision weights while they load: none, int8, int4 or fp8",
     )
 
+    @property
+    def ranks(self) -> int:
+        """Processes that compute."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
 
 @dataclass(frozen=True, slots=True)
 class TextConfig:

@@ -90,21 +90,8 @@ def build_engine(plan: EnginePlan) -> Engine:
 def plan_for(config: EngineConfig, checkpoint: Checkpoint | Foreign, model_path: str) -> EnginePlan:
     """The plan of a model on this machine. ConfigError names what cannot be honoured."""
     config = with_backend(config, checkpoint.card)
-    _check_ranks(config)
     footprint = footprint_of(checkpoint, config.backend)
     return resolve_plan(config, checkpoint.card, this_machine(), model_path, footprint)
-
-
-def _check_ranks(config: EngineConfig) -> None:
-    """ConfigError for several ranks without the library through which they meet."""
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size")
-    for setting in (name for name in sizes if getattr(config, name) > 1):
-        if importlib.util.find_spec("torch") is None:
-            raise ConfigError(
-                f"{setting} is {getattr(config, setting)}, and torch cannot be found: "
-                "pip install 'pagemill[cuda]'",
-                param=setting,
-            )
 
 
 def given_template(config: TextConfig) -> TemplateSource | None:
@@ -308,9 +295,8 @@ class Runtime:
     def _spawn(self) -> EngineProcess:
         config = with_backend(self._engine_config)
         # The native kernels bring their own threads; only the reference computes with BLAS.
-        blas = (config.threads or this_machine().cores) if config.backend == "reference" else 1
-        ranks = config.tensor_parallel_size * config.pipeline_parallel_size
-        return EngineProcess(self._worker, max(1, blas // ranks))
+        blas = max(1, (config.threads or this_machine().cores) // config.ranks)
+        return EngineProcess(self._worker, blas if config.backend == "reference" else 1)
 
     def _open(self, hosted: _Hosted, process: EngineProcess) -> _Opened:
         """Read, plan, and tell the process. Blocking."""

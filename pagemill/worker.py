@@ -6,6 +6,7 @@ and plans.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from pagemill import models
 from pagemill.engine import process
@@ -40,10 +41,15 @@ def build(
     card = checkpoint.card
     model: Callable[[Step, Array], Array]
     if plan.ranks > 1:
-        from pagemill.parallel.leader import RANK, lead  # loads torch
-
+        if find_spec("torch") is None:
+            raise Unsupported(
+                f"{plan.ranks} ranks meet through torch, which cannot be found: "
+                "pip install 'pagemill[cuda]'"
+            )
         if give_up is None:
             raise Unsupported("several ranks need an engine process of their own")
+        from pagemill.parallel.leader import RANK, lead
+
         entry = rank_entry or RANK
         model, kv, ops = lead(plan, checkpoint, new_ops, give_up, entry)
     else:

@@ -52,7 +52,7 @@ class Planned:
         config, context, users = self.config, context or self.context, users or self.users
         if context:
             pages = users * -(-context // config.page_size)
-            of_token = shared(config, self.card, self.footprint).kv_token_bytes
+            of_token = shared(config, self.card, config.backend, self.footprint).kv_token_bytes
             cache = pages * config.page_size * of_token
             asked = config.kv_cache_memory or cache
             config = replace(

@@ -69,27 +69,23 @@ def plan(
 ) -> EnginePlan:
     """Resolve `config`. Raises ConfigError, naming the setting, for what cannot be honoured.
 
-    The backend "auto" becomes "cpu"; a caller without native kernels asks for "reference". Without
-    a footprint memory is estimated from the card.
+    The backend "auto" becomes "cpu". Without a footprint memory is estimated from the card.
     """
     backend = "cpu" if config.backend == "auto" else config.backend
     page_size = _page_size(config, backend)
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
-    ranks.check(config, card, backend)
-    footprint = ranks.shared(config, card, footprint or estimate(card, backend))
+    footprint = ranks.shared(config, card, backend, footprint or estimate(card, backend))
     page_bytes = page_size * footprint.kv_token_bytes
     process = ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size + footprint.process_bytes
     fixed = footprint.weights_bytes + process
-    several = config.tensor_parallel_size * config.pipeline_parallel_size > 1
     max_num_seqs = _max_num_seqs(config, card, footprint, machine.available_bytes - fixed)
     state_bytes = max_num_seqs * footprint.state_bytes
     batched, max_queued = _batching(config, card, max_num_seqs)
-    if config.max_model_len:
-        _within("max_model_len", config.max_model_len, 1, card.context_length)
+    _within("max_model_len", config.max_model_len or 1, 1, card.context_length)
 
     def workspace(model_len: int) -> int:
-        step_tokens = max(batched, model_len) if card.pooling else batched
-        step_tokens = min(step_tokens, max_num_seqs * model_len)
+        whole_rows = model_len if card.pooling else 0
+        step_tokens = min(max(batched, whole_rows), max_num_seqs * model_len)
         return workspace_bytes(footprint, step_tokens, max_num_seqs, threads, model_len)
 
     # A pooled row is gone after its step, so the pages of one step are enough.
@@ -121,8 +117,7 @@ def plan(
         process_bytes=process,
         tensor_parallel=config.tensor_parallel_size,
         pipeline_parallel=config.pipeline_parallel_size,
-        # Only rank 0 samples: the others learn of a token with the step that reads it.
-        async_scheduling=config.async_scheduling and not several,
+        async_scheduling=config.async_scheduling and not ranks.several(config),
         enforce_eager=config.enforce_eager,
     )
 

@@ -23,8 +23,28 @@ class RankSettings(Protocol):
     def pipeline_parallel_size(self) -> int: ...
 
 
-def check(config: RankSettings, card: ModelCard, backend: str) -> None:
-    """ConfigError for a network that does not divide so, or a backend that has no ranks."""
+def several(config: RankSettings) -> bool:
+    """Only rank 0 samples, and the others learn of a token with the step that reads it: so a step
+    cannot be planned before the one before it has ended."""
+    return config.tensor_parallel_size * config.pipeline_parallel_size > 1
+
+
+def shared(config: RankSettings, card: ModelCard, backend: str, footprint: Footprint) -> Footprint:
+    """What all ranks take together: processes, and keys and values that several of them have.
+    ConfigError for a network that does not divide so, or a backend that has no ranks."""
+    _check(config, card, backend)
+    tensor, pipeline = config.tensor_parallel_size, config.pipeline_parallel_size
+    if not several(config):
+        return footprint
+    copies = tensor // min(tensor, card.kv_heads)
+    return replace(
+        footprint,
+        kv_token_bytes=footprint.kv_token_bytes * copies,
+        process_bytes=footprint.process_bytes + tensor * pipeline * RANK_BYTES,
+    )
+
+
+def _check(config: RankSettings, card: ModelCard, backend: str) -> None:
     tensor, pipeline = config.tensor_parallel_size, config.pipeline_parallel_size
     for setting, size in (("tensor_parallel_size", tensor), ("pipeline_parallel_size", pipeline)):
         if not 1 <= size <= MOST_RANKS:
@@ -58,19 +78,6 @@ def check(config: RankSettings, card: ModelCard, backend: str) -> None:
             f"the model's {card.kv_heads} heads of keys and values neither divide among so many "
             f"ranks nor can so many share them evenly",
         )
-
-
-def shared(config: RankSettings, card: ModelCard, footprint: Footprint) -> Footprint:
-    """What all ranks take together: processes, and keys and values that several of them have."""
-    ranks = config.tensor_parallel_size * config.pipeline_parallel_size
-    if ranks == 1:
-        return footprint
-    copies = config.tensor_parallel_size // min(config.tensor_parallel_size, card.kv_heads)
-    return replace(
-        footprint,
-        kv_token_bytes=footprint.kv_token_bytes * copies,
-        process_bytes=footprint.process_bytes + ranks * RANK_BYTES,
-    )
 
 
 def _refused(setting: str, size: int, why: str) -> ConfigError:

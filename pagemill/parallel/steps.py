@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pagemill.engine.wire import FrameError
 from pagemill.ops.interface import Int32, Step
 
-_HEAD: Final = 7  # tokens, rows, pages of a row, sampled, page size, token types?, states?
+_HEAD: Final = 6  # tokens, rows, sampled, page size, token types?, states?
 _WIDTH: Final = 4
 
 
@@ -21,7 +21,7 @@ def pack(step: Step) -> bytes:
     rows, width = step.page_table.shape
     head = np.array(
         [
-            *(step.token_ids.size, rows, width, step.out_rows.size, step.page_size),
+            *(step.token_ids.size, rows, step.out_rows.size, step.page_size),
             *(step.token_types is not None, step.state_slots is not None),
         ],
         np.int32,
@@ -40,21 +40,22 @@ def unpack(data: bytes) -> Step:
     if len(data) % _WIDTH or len(data) < _HEAD * _WIDTH:
         raise FrameError(f"a step of {len(data)} bytes")
     numbers = np.frombuffer(data, np.int32).copy()  # one that may be written
-    tokens, rows, width, sampled, page_size, types, states = numbers[:_HEAD].tolist()
+    tokens, rows, sampled, page_size, types, states = numbers[:_HEAD].tolist()
     left = numbers[_HEAD:]
     sizes = [tokens, tokens, tokens, rows + 1, rows, sampled]
     sizes += [tokens if types else 0, 2 * rows if states else 0]
     ends = np.cumsum(sizes)
-    if min(tokens, rows, width, sampled, page_size - 1) < 0 or ends[-1] > left.size:
+    if min(tokens, rows, sampled, page_size - 1) < 0 or ends[-1] > left.size:
         raise FrameError(f"a step of {len(data)} bytes for {tokens} tokens in {rows} rows")
     ids, positions, slots, starts, kv_lens, out, texts, slots_of_states, pages = np.split(
         left, ends
     )
+    needed = -(-kv_lens.astype(np.int64) // page_size)
+    if pages.size != needed.sum() or kv_lens.min(initial=0) < 0:
+        raise FrameError(f"a step with {pages.size} pages for {needed.sum()}")
+    width = int(needed.max(initial=0))
     table = np.zeros((rows, width), np.int32)
-    used = _used(kv_lens, page_size, width)
-    if pages.size != used.sum():
-        raise FrameError(f"a step with {pages.size} pages for {used.sum()}")
-    table[used] = pages
+    table[_used(kv_lens, page_size, width)] = pages
     return Step(
         token_ids=ids,
         positions=positions,

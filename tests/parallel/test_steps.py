@@ -46,8 +46,7 @@ def test_pages_behind_the_last_token_stay() -> None:
     wide[0, 1:] = 77  # of a row of three tokens
     packed = pack(replace(STEP, page_table=wide))
     assert len(packed) == len(pack(STEP))
-    assert unpack(packed).page_table.shape == wide.shape
-    assert unpack(packed).page_table[0].tolist() == [2, *[0] * 999]
+    assert unpack(packed).page_table.tolist() == STEP.page_table.tolist()
 
 
 def test_numbers_may_be_written() -> None:
@@ -60,7 +59,7 @@ def test_what_is_cut_off_is_no_step(cut: int) -> None:
         unpack(pack(STEP)[:-cut])
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("number", [-1, 1 << 30])
 def test_sizes_that_do_not_fit(place: int, number: int) -> None:
     numbers = np.frombuffer(pack(STEP), np.int32).copy()
