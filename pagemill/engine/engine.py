@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from pagemill.decoding.sampler import Sampler
+from pagemill.engine.offload import HostPool, PageMover
 from pagemill.engine.pages import PagePool
 from pagemill.engine.scheduler import Plan, Scheduler
 from pagemill.engine.sequence import Sequence
@@ -77,11 +78,14 @@ class Engine:
         kv: Array,
         plan: EnginePlan,
         vocab_size: int,
+        mover: PageMover | None = None,
     ) -> None:
+        """`mover`: what copies pages of `kv` to the host and back, where that is wanted."""
         assert plan.num_pages * plan.page_size >= plan.max_model_len, "one request must always fit"
         self._model, self._ops, self._kv = model, ops, kv
         self._plan, self._vocab_size = plan, vocab_size
-        self._pool = PagePool(plan.num_pages, plan.page_size, plan.prefix_caching)
+        self._host = None if mover is None else HostPool(mover)
+        self._pool = PagePool(plan.num_pages, plan.page_size, plan.prefix_caching, self._host)
         self._scheduler = self.scheduler_type(
             self._pool, plan.max_num_batched_tokens, plan.max_num_seqs
         )
@@ -210,6 +214,8 @@ class Engine:
     def _forward(self, flight: Flight) -> Callable[[], Any]:
         """Run the model over a plan. The result gives, or waits for, what `_update` takes over:
         here what was sampled, or None if all rows are inside their prompts."""
+        if self._host is not None:
+            self._host.move()
         step = build_step(flight.plan, self._plan.page_size)
         logits = self._model(step, self._kv)
         if not flight.sampled and self._later is None:

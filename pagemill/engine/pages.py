@@ -21,21 +21,28 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from hashlib import sha256
 
+from pagemill.engine.offload import HostPool
 from pagemill.engine.sequence import IntRun, Sequence
 
 _ROOT = b"pagemill:root:"  # different first bytes, so a salt can never imitate a page
 _PAGE = b"pagemill:page:"
 
+ON_HOST = -1  # in the place of a page that is found in the host's memory only
+
 
 class PagePool:
     """Hands out pages, shares full ones by content, takes them back."""
 
-    def __init__(self, num_pages: int, page_size: int, caching: bool = True) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, caching: bool = True, host: HostPool | None = None
+    ) -> None:
+        """`host` keeps pages that are taken, where there is one."""
         self.num_pages = num_pages
         self.page_size = page_size
         self.caching = caching
         self.prefix_queries = 0  # prompt tokens looked up
         self.prefix_hits = 0  # prompt tokens found
+        self._host = host
         self._refs = [0] * num_pages
         self._free = OrderedDict.fromkeys(range(num_pages))  # first goes first
         self._page_of: dict[bytes, int] = {}
@@ -51,26 +58,35 @@ class PagePool:
         return -(-seq.tokens.size // self.page_size) - seq.pages.size
 
     def find(self, seq: Sequence) -> list[int]:
-        """Pages that hold the longest known prefix of `seq`; changes nothing.
+        """Pages that hold the longest known prefix of `seq`, or ON_HOST; changes nothing.
 
         Never the page of the last token: that token must be computed to be sampled from.
         """
         found: list[int] = []
         for i in range(self._sharable(seq)):
-            page = self._page_of.get(self._link(seq, i))
+            link = self._link(seq, i)
+            page = self._page_of.get(link)
             if page is None:
-                break
+                if self._host is None or not self._host.has(link):
+                    break
+                page = ON_HOST
             found.append(page)
         return found
 
     def room_beside(self, found: list[int]) -> int:
         """Free pages left for others once `found` are adopted."""
-        return len(self._free) - sum(self._refs[page] == 0 for page in found)
+        taken = sum(page == ON_HOST or self._refs[page] == 0 for page in found)
+        return len(self._free) - taken
 
     def adopt(self, seq: Sequence, found: list[int]) -> None:
         """Make the result of `find` the first pages of `seq`."""
-        for page in found:
-            self._hold(seq, page)
+        for i, page in enumerate(found):  # at once: nobody may take them for what is brought
+            if page != ON_HOST:
+                self._free.pop(page, None)
+            elif self._host is not None:
+                self._host.reserve(self._link(seq, i))
+        for i, page in enumerate(found):
+            self._hold(seq, page if page != ON_HOST else self._brought(self._link(seq, i)))
         seq.published = len(found)
         seq.computed_len = len(found) * self.page_size
         if seq.cached_tokens is None:  # a resumed sequence finding its own pages is no news
@@ -84,9 +100,7 @@ class PagePool:
         if need > len(self._free):
             return False
         for _ in range(need):
-            page = next(iter(self._free))
-            self._unname(page)
-            self._hold(seq, page)
+            self._hold(seq, self._take())
         return True
 
     def publish(self, seq: Sequence, end: int) -> None:
@@ -143,6 +157,22 @@ class PagePool:
         before = seq.links[i - 1] if i else sha256(_ROOT + salt).digest()
         ids = seq.tokens.data[i * self.page_size : (i + 1) * self.page_size]
         return sha256(_PAGE + before + ids.tobytes()).digest()  # all lengths fixed: no ambiguity
+
+    def _brought(self, link: bytes) -> int:
+        """A page that will hold what the host has under this name."""
+        assert self._host is not None
+        page = self._take()
+        self._host.bring(link, page)
+        self._page_of[link], self._hash_of[page] = page, link
+        return page
+
+    def _take(self) -> int:
+        """The free page that goes first; the host keeps what it held."""
+        page: int = next(iter(self._free))
+        if self._host is not None and page in self._hash_of:
+            self._host.keep(self._hash_of[page], page)
+        self._unname(page)
+        return page
 
     def _hold(self, seq: Sequence, page: int) -> None:
         self._free.pop(page, None)
