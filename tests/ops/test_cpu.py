@@ -13,7 +13,7 @@ from pagemill.errors import EngineFailure, Unsupported
 from pagemill.ops.interface import Array, Rope, Routing, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps, uniform
 from pagemill.weights import formats
-from pagemill.weights.formats import nf4
+from pagemill.weights.formats import nf4, tables
 from tests.ops.case import ROUNDED_ACTIVATIONS, whole_step
 from tests.ops.cases import BLOCKS, Case, all_cases, check, normal, ragged_step, weight
 from tests.weights.quantized_files import Golden
@@ -84,7 +84,7 @@ def test_packed_weights_mean_what_the_file_means(ops: cpu.CpuOps, name: str) -> 
 
 def test_the_table_of_nf4_is_off_by_little(ops: cpu.CpuOps) -> None:
     rng = np.random.default_rng(12)
-    raw = nf4.from_parts(
+    raw = tables.from_parts(
         rng.integers(0, 16, (7, 320), np.uint8), rng.uniform(0.01, 9, (7, 10)).astype(np.float32)
     )
     want, scales = nf4.unpack(raw), raw.reshape(7, 10, 20)[:, :, :4].copy().view(np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 
 from pagemill.ops.interface import Float32
 from pagemill.small_files import parse_json
-from pagemill.weights.formats import f32, nf4
+from pagemill.weights.formats import f32, nf4, tables
 from pagemill.weights.keys import ConfigKeys
 from pagemill.weights.quantized import affine
 from pagemill.weights.quantized.tensors import Made, Tensors
@@ -58,6 +58,7 @@ def _nf4(tensors: Tensors, name: str) -> Made:
     nested = [f"{name}.nested_{part}" for part in ("absmax", "quant_map")]
     if state.has("nested_offset"):
         names += nested
+    whole = inputs % tables.SIZE == 0 and block % tables.SIZE == 0  # blocks, as ours
     table = tensors.reals(f"{name}.quant_map", (16,))
     if not np.allclose(table, nf4.TABLE, rtol=0, atol=_CLOSE):
         raise tensors.unsupported(f"{name}.quant_map", "is another table than NF4's")
@@ -67,14 +68,13 @@ def _nf4(tensors: Tensors, name: str) -> Made:
         scales = _scales(tensors, name, state, -(-elements // block))
         quants = np.stack([raw >> 4, raw & 15], axis=1).reshape(-1)[:elements]
         quants = quants.reshape(outputs, inputs)
-        if inputs % nf4.BLOCK_SIZE or block % nf4.BLOCK_SIZE:
+        if not whole:
             of_elements = scales[np.arange(elements) // block].reshape(quants.shape)
             return f32.NAME, f32.pack(np.array(nf4.TABLE, np.float32)[quants] * of_elements)
-        of_blocks = scales[np.arange(0, elements, nf4.BLOCK_SIZE) // block]
-        return nf4.NAME, nf4.from_parts(quants, of_blocks.reshape(outputs, -1))
+        of_blocks = scales[np.arange(0, elements, tables.SIZE) // block]
+        return nf4.NAME, tables.from_parts(quants, of_blocks.reshape(outputs, -1))
 
-    form = f32.NAME if inputs % nf4.BLOCK_SIZE or block % nf4.BLOCK_SIZE else nf4.NAME
-    return Made(name, form, (outputs, inputs), names, make)
+    return Made(name, nf4.NAME if whole else f32.NAME, (outputs, inputs), names, make)
 
 
 def _state(tensors: Tensors, name: str) -> ConfigKeys:

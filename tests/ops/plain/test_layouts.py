@@ -13,7 +13,7 @@ from pagemill.ops.plain.layouts.stacked import Stacked
 from pagemill.ops.plain.layouts.table import device_bits, has_layout
 from pagemill.ops.plain.matrices import Matrix, upload
 from pagemill.weights import formats
-from pagemill.weights.formats import fp8, int4, int8, nf4, q8_0
+from pagemill.weights.formats import fp8, int4, int8, q8_0, tables
 from tests.golden.random_blocks import MASKS, OTHER_MASKS
 from tests.ops.case import normal
 
@@ -93,7 +93,7 @@ def in_groups(name: str, group: int, k: int, dtype: str = "<f2", zeros: bool = T
     scales = rng.uniform(0.01, 1, (19, k // group)).astype(dtype).astype(np.float32)
     scales = scales.repeat(group // 32, axis=1)
     if name == "NF4":
-        return nf4.from_parts(rng.integers(0, 16, (19, k), np.uint8), scales)
+        return tables.from_parts(rng.integers(0, 16, (19, k), np.uint8), scales)
     largest, middle = (16, 8) if name == "INT4" else (256, 128)
     points = rng.integers(0, largest, (19, k // group)) if zeros else np.full_like(scales, middle)
     points = points if not zeros else points.repeat(group // 32, axis=1)
