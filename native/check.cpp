@@ -75,6 +75,7 @@ const std::vector<Quantized> kQuantized = {
     {"MXFP4", {}, {0, 120}},
     {"NVFP4", {}},
     {"NF4", {}, {3, 0x3c}},
+    {"FP4", {}, {3, 0x3c}},
     {"TQ2_0", {64}},
     {"TQ1_0", {52}},
     {"Q2_0", {0}},

@@ -115,6 +115,8 @@ constexpr int8_t kNonLinear[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 
 constexpr int8_t kFloat4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // doubled
 // The table of NF4 times 112.03, rounded: of all factors the one that leaves the least error.
 constexpr int8_t kNormal[16] = {-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112};
+// The table of FP4 times 120: exact but for its least value, 1/192.
+constexpr int8_t kSmallFloat[16] = {0, 1, 80, 120, 40, 60, 20, 30, 0, -1, -80, -120, -40, -60, -20, -30};
 // Levels of grids with their signs, see read_point; those of IQ1 times eight, see read_shifted_point.
 constexpr int8_t kThreeLevels[16] = {-43, -25, -8, 8, 25, 43};
 constexpr int8_t kEightLevels[16] = {-62, -52, -44, -36, -28, -20, -12, -4, 4, 12, 20, 28, 36, 44, 52, 62};
@@ -148,7 +150,7 @@ void read_nvfp4(const uint8_t* block, ColumnChunk& to, int at) {
   }
 }
 
-void read_nf4(const uint8_t* block, ColumnChunk& to, int at) {
+void read_table(const uint8_t* block, ColumnChunk& to, int at) {
   float scale;
   memcpy(&scale, block, 4);
   to.scale[at / kGroup] = float_to_half(scale);
@@ -317,7 +319,8 @@ constexpr Format kFormats[] = {
     {"IQ1_S", Kind::v3k, 256, 50, read_iq1_s, kShifted, 0.125f},
     {"MXFP4", Kind::v4e, 32, 17, read_mxfp4, kFloat4, 1},
     {"NVFP4", Kind::v4f, 64, 36, read_nvfp4, kFloat4, 128},
-    {"NF4", Kind::v4, 32, 20, read_nf4, kNormal, 0.00892616f},
+    {"NF4", Kind::v4, 32, 20, read_table, kNormal, 0.00892616f},
+    {"FP4", Kind::v4, 32, 20, read_table, kSmallFloat, 1 / 120.0f},
     {"TQ2_0", Kind::q2, 256, 66, read_tq2_0, nullptr, 1},
     {"TQ1_0", Kind::q2, 256, 54, read_tq1_0, nullptr, 1},
     {"Q2_0", Kind::q2, 64, 18, read_q2_0, nullptr, 1},

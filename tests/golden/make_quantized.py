@@ -158,12 +158,12 @@ def fbgemm(name: str) -> None:
     save(name, {"quant_method": "fbgemm_fp8"}, tensors, quants.float() * scale)
 
 
-def nf4(name: str, *, nested: bool) -> None:
-    quants, state = bnb.quantize_4bit(weights(), quant_type="nf4", compress_statistics=nested)
+def four_bits(name: str, kind: str, *, nested: bool) -> None:
+    quants, state = bnb.quantize_4bit(weights(), quant_type=kind, compress_statistics=nested)
     expected = bnb.dequantize_4bit(quants, state)
     tensors = {"weight": quants}
     tensors |= {f"weight.{part}": values for part, values in state.as_dict(packed=True).items()}
-    config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": kind}
     save(name, config, tensors, expected)
 
 
@@ -206,11 +206,12 @@ def main() -> None:
     compressed("float_8_tiles", "float-quantized", **tiles, **floating)
     fp8("fp8_tiles", 64)
     fbgemm("fbgemm")
-    nf4("nf4", nested=False)
-    nf4("nf4_nested", nested=True)
+    four_bits("nf4", "nf4", nested=False)
+    four_bits("nf4_nested", "nf4", nested=True)
     int8("llm_int8")
     mxfp4("mxfp4")
     compressed("packed_6", packed, num_bits=6, symmetric=True, **grouped)
+    four_bits("fp4", "fp4", nested=False)
 
 
 if __name__ == "__main__":

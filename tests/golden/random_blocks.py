@@ -32,7 +32,13 @@ MASKS = {
 }
 # The same of formats that no golden blocks are made of. Single-precision scales are 2^-7 to 2^-6.
 _SINGLE = {2: (0x7F, 0), 3: (0, 0x3C)}
-OTHER_MASKS = {"Q1_0": {1: _HALF}, "Q2_0": {1: _HALF}, "NF4": _SINGLE, "INT8": _SINGLE}
+OTHER_MASKS = {
+    "Q1_0": {1: _HALF},
+    "Q2_0": {1: _HALF},
+    "NF4": _SINGLE,
+    "FP4": _SINGLE,
+    "INT8": _SINGLE,
+}
 
 
 def random_blocks(name: str, count: int, block_bytes: int) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pagemill.weights import formats
-from pagemill.weights.formats import nf4
+from pagemill.weights.formats import fp4, nf4
 from pagemill.weights.ggml import TYPES
 from tests.golden.random_blocks import MASKS, random_blocks
 
@@ -36,6 +36,7 @@ BLOCKS = {
         struct.pack("<fB", 0.3, 16) + NIBBLES,
         np.float32(0.3) * (np.r_[UP, DOWN] - 16).astype(np.float32),
     ),
+    "FP4": (struct.pack("<f", 2.0) + NIBBLES, 2 * np.float32(fp4.TABLE)[np.r_[UP, DOWN]]),
     "NF4": (struct.pack("<f", 2.0) + NIBBLES, 2 * np.float32(nf4.TABLE)[np.r_[UP, DOWN]]),
     "FP8": (
         # The smallest, the largest below 2 ** -6, that, 1, 1.125, the largest; and with a sign.
@@ -78,7 +79,7 @@ def test_every_type_of_real_numbers_has_a_format():
     sizes = {name: (size, nbytes) for name, size, nbytes in TYPES.values()}
     for name in ("I8", "I16", "I32", "I64", "F64"):
         del sizes[name]
-    ours = ("INT4", "INT8", "FP8", "NF4")  # of quantized folders
+    ours = ("INT4", "INT8", "FP8", "NF4", "FP4")  # of quantized folders
     found = (formats.get(name) for name in formats.names() if name not in ours)
     assert {form.NAME: (form.BLOCK_SIZE, form.BLOCK_BYTES) for form in found} == sizes
 

@@ -30,6 +30,7 @@ KEPT = {
     "mxfp4": ("MXFP4", 0.0),
     "nf4": ("NF4", 0.0),
     "nf4_nested": ("NF4", 0.0),
+    "fp4": ("FP4", 0.0),
     "packed_3": ("Q4_0", 0.0),
     "packed_4": ("Q4_0", 0.0),
     "packed_4_zeros": ("INT4", 0.0),

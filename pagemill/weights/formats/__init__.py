@@ -57,7 +57,7 @@ _PACKING = (
 )  # fmt: skip
 _READ_ONLY = (
     "IQ4_XS", "NVFP4", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_0",
-    "Q1_0", "INT4", "INT8", "NF4",
+    "Q1_0", "INT4", "INT8", "NF4", "FP4",
 )  # fmt: skip
 _WITHOUT_KERNEL = ("INT4", "INT8", "FP8")  # what quantized folders mean, exactly
 

@@ -1,13 +1,14 @@
-"""bitsandbytes: NF4 (Dettmers et al., 2023) with its scales plain or quantized once more, and
+"""bitsandbytes: NF4 (Dettmers et al., 2023) and FP4 with scales plain or quantized once more, and
 LLM.int8 (Dettmers et al., 2022), whose rows of signed bytes have a scale each."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
 from pagemill.ops.interface import Float32
 from pagemill.small_files import parse_json
-from pagemill.weights.formats import f32, nf4, tables
+from pagemill.weights.formats import f32, fp4, nf4, tables
 from pagemill.weights.keys import ConfigKeys
 from pagemill.weights.quantized import affine
 from pagemill.weights.quantized.tensors import Made, Tensors
@@ -22,11 +23,23 @@ _MIDDLE = 128
 _CLOSE = 1e-6
 
 
+class _FourBits(Protocol):
+    """A format of four-bit numbers that stand for the values of a table."""
+
+    @property
+    def NAME(self) -> str: ...
+
+    @property
+    def TABLE(self) -> tuple[float, ...]: ...
+
+
+_FOUR_BITS: tuple[_FourBits, ...] = (nf4, fp4)
+
+
 def made(tensors: Tensors, config: ConfigKeys) -> Iterator[Made]:
-    for name in tensors.names(f"{_STATE}fp4"):
-        raise tensors.unsupported(name, "is of type fp4; nf4 and LLM.int8 can be read")
-    for name in tensors.names(f"{_STATE}nf4"):
-        yield _nf4(tensors, name)
+    for kind in _FOUR_BITS:
+        for name in tensors.names(f"{_STATE}{kind.NAME.lower()}"):
+            yield _four_bits(tensors, name, kind)
     for module in tensors.names(".SCB"):
         yield _int8(tensors, module)
 
@@ -46,9 +59,9 @@ def _int8(tensors: Tensors, module: str) -> Made:
     return Made(name, form, (outputs, inputs), (name, scale), make)
 
 
-def _nf4(tensors: Tensors, name: str) -> Made:
+def _four_bits(tensors: Tensors, name: str, kind: _FourBits) -> Made:
     """All elements in one row, two to a byte, the first in the high half."""
-    state_name = f"{name}{_STATE}nf4"
+    state_name = f"{name}{_STATE}{kind.NAME.lower()}"
     state = _state(tensors, state_name)
     outputs, inputs = state.wholes("shape", 2, 1, _MOST_SIZE)
     block = state.whole("blocksize", 1, _MOST_BLOCK)
@@ -60,8 +73,8 @@ def _nf4(tensors: Tensors, name: str) -> Made:
         names += nested
     whole = inputs % tables.SIZE == 0 and block % tables.SIZE == 0  # blocks, as ours
     table = tensors.reals(f"{name}.quant_map", (16,))
-    if not np.allclose(table, nf4.TABLE, rtol=0, atol=_CLOSE):
-        raise tensors.unsupported(f"{name}.quant_map", "is another table than NF4's")
+    if not np.allclose(table, kind.TABLE, rtol=0, atol=_CLOSE):
+        raise tensors.unsupported(f"{name}.quant_map", f"is another table than {kind.NAME}'s")
 
     def make(expert: int | None) -> Rows:
         raw = tensors.raw(name, (-(-elements // 2), 1), "U8").reshape(-1)
@@ -70,11 +83,11 @@ def _nf4(tensors: Tensors, name: str) -> Made:
         quants = quants.reshape(outputs, inputs)
         if not whole:
             of_elements = scales[np.arange(elements) // block].reshape(quants.shape)
-            return f32.NAME, f32.pack(np.array(nf4.TABLE, np.float32)[quants] * of_elements)
+            return f32.NAME, f32.pack(np.array(kind.TABLE, np.float32)[quants] * of_elements)
         of_blocks = scales[np.arange(0, elements, tables.SIZE) // block]
-        return nf4.NAME, tables.from_parts(quants, of_blocks.reshape(outputs, -1))
+        return kind.NAME, tables.from_parts(quants, of_blocks.reshape(outputs, -1))
 
-    return Made(name, nf4.NAME if whole else f32.NAME, (outputs, inputs), names, make)
+    return Made(name, kind.NAME if whole else f32.NAME, (outputs, inputs), names, make)
 
 
 def _state(tensors: Tensors, name: str) -> ConfigKeys:

@@ -68,7 +68,7 @@ def test_products_are_of_what_rows_mean(name: str) -> None:
     np.testing.assert_allclose(got, expected, 0, 1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", sorted(set(formats.names()) - {"INT4", "INT8", "NF4", "FP8"}))
+@pytest.mark.parametrize("name", sorted(set(formats.names()) - {"INT4", "INT8", "NF4", "FP4", "FP8"}))
 def test_bits_are_what_matrices_take(name: str) -> None:
     n, k = 64, 2048
     if name in formats.packing_names():
@@ -81,7 +81,7 @@ def test_bits_are_what_matrices_take(name: str) -> None:
     assert bits * n * k / 8 <= matrix.nbytes <= bits * n * k / 8 + values
 
 
-@pytest.mark.parametrize("name", ["INT4", "INT8", "NF4"])
+@pytest.mark.parametrize("name", ["INT4", "INT8", "NF4", "FP4"])
 def test_bits_of_folders_formats_are_the_most(name: str) -> None:
     matrix = made((name, some_rows(name, 16, 2048)))
     assert matrix.nbytes <= device_bits(name, "bfloat16") * 16 * 2048 / 8 + 64
@@ -92,7 +92,7 @@ def in_groups(name: str, group: int, k: int, dtype: str = "<f2", zeros: bool = T
     rng = np.random.default_rng(3)
     scales = rng.uniform(0.01, 1, (19, k // group)).astype(dtype).astype(np.float32)
     scales = scales.repeat(group // 32, axis=1)
-    if name == "NF4":
+    if name in ("NF4", "FP4"):
         return tables.from_parts(rng.integers(0, 16, (19, k), np.uint8), scales)
     largest, middle = (16, 8) if name == "INT4" else (256, 128)
     points = rng.integers(0, largest, (19, k // group)) if zeros else np.full_like(scales, middle)
@@ -105,7 +105,7 @@ def in_groups(name: str, group: int, k: int, dtype: str = "<f2", zeros: bool = T
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4"])
 @pytest.mark.parametrize(("group", "k"), [(32, 96), (64, 192), (128, 384), (256, 256), (96, 96)])
-@pytest.mark.parametrize("name", ["INT4", "INT8", "NF4"])
+@pytest.mark.parametrize("name", ["INT4", "INT8", "NF4", "FP4"])
 def test_blocks_that_repeat_scales_are_wide_groups(
     name: str, group: int, k: int, dtype: str
 ) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pagemill.ops.plain.layouts.fields import half, short, signed, single, six_bits, split_bits
-from pagemill.weights.formats import nf4
+from pagemill.weights.formats import fp4, nf4
 from pagemill.weights.formats.levels import FLOAT4, NON_LINEAR
 
 
@@ -155,6 +155,9 @@ CODINGS = MappingProxyType(
         "NVFP4": Coding(4, 16, lambda b: split_bits(b[..., 4:], 4, 8), _nvfp4, values=FLOAT4),
         "NF4": Coding(
             4, 32, lambda b: _halves(b, 4), lambda b: Scales(single(b, 0)), values=nf4.TABLE
+        ),
+        "FP4": Coding(
+            4, 32, lambda b: _halves(b, 4), lambda b: Scales(single(b, 0)), values=fp4.TABLE
         ),
         "Q8_0": Coding(8, 32, lambda b: b[..., 2:].contiguous().view(torch.int8), _scale_at(0)),
         "Q5_0": Coding(8, 32, lambda b: signed(_fifth_bits(b, 2), 16), _scale_at(0)),
