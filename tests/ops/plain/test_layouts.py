@@ -146,7 +146,7 @@ def test_signed_bytes_with_a_scale_for_each_output_are_int8(name: str) -> None:
 def test_rounding_rows_to_bytes() -> None:
     x = torch.tensor([[254.0, -254.0, 1.0, -1.0, 3.0], [0.0] * 5])
     codes, scales = round_rows(x)
-    assert codes.tolist() == [[127, -127, 1, 0, 2], [0] * 5]
+    assert codes.tolist() == [[127, -127, 0, 0, 2], [0] * 5]
     assert scales.tolist() == [2.0, 0.0]
 
 

@@ -2,11 +2,11 @@
 stream them.
 
 The inputs of a matrix are cut into runs, each within one group. Codes lie step by step: of each
-step all rows, of each row the bytes of the step. So a program that multiplies some rows reads one
-stretch of memory a step. A step is one run of eight-bit codes, or two runs of four-bit ones, the
-first in the low halves of the bytes and the second in the high: what a program gets by masking, and
-by shifting, is each a whole tile of a product, and no code changes its place. Scales lie group by
-group, those of all rows together.
+step all rows, of each row the words of the step. So a program that multiplies some rows reads one
+stretch of memory a step. A step is one run of eight-bit codes, or four runs of four-bit ones, one
+in each quarter of words of 16 bits: a shift and a mask give a whole tile of a product, two codes in
+one instruction, and each where the product wants it. Scales lie group by group, those of all rows
+together.
 
 Must not know: what formats there are.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ from torch.nn import functional
 
 from pagemill.ops.plain.layouts.codings import Coding, Scales
 
-_RUNS = (64, 32)  # of 64 codes a row has half a cache line, and of 32 one access of 16 bytes
-_LEAST_RUN = 16  # the least depth of a product of tiles
+_RUNS = MappingProxyType({4: (32, 16), 8: (64, 32, 16)})  # a row's step has 64 bytes, if it may
+_QUARTERS = 4
 _WIDER = (128, 64)  # groups that files of smaller blocks may mean
 _FLOATS = (torch.float16, torch.bfloat16)
 _SLAB_ELEMENTS = 1 << 26
@@ -33,7 +34,7 @@ _SLAB_ELEMENTS = 1 << 26
 class Coded:
     """A matrix (N, K); `codings` says what an element is."""
 
-    codes: Tensor  # (steps, N, run) uint8 with two codes a byte, or int8
+    codes: Tensor  # (steps, N, run) int16 of four codes, or int8 of one
     scales: Tensor  # (groups, N)
     k: int
     group: int
@@ -88,7 +89,8 @@ class Coded:
         """What the codes stand for, (N, K)."""
         codes = self.codes
         if self.bits == 4:
-            codes = torch.stack([codes & 15, codes >> 4], 1).flatten(0, 1)
+            runs = [codes >> 4 * quarter & 15 for quarter in range(_QUARTERS)]
+            codes = torch.stack(runs, 1).flatten(0, 1)
         codes = codes.movedim(0, 1).flatten(1)[:, : self.k]
         return codes.float() if self.values is None else self.values[codes.int()]
 
@@ -132,7 +134,7 @@ def code(
     if coding.values:
         values = torch.tensor(coding.values, dtype=torch.float32, device=parts[0].device)
     return Coded(
-        codes=_in_steps(coding, parts, k, run_of(found.group)),
+        codes=_in_steps(coding, parts, k, found.group),
         k=k,
         group=found.group,
         dtype=dtype,
@@ -142,11 +144,6 @@ def code(
         values=values,
         **of_groups,
     )
-
-
-def run_of(group: int) -> int:
-    """Inputs of a run: the most that divides a group."""
-    return next((run for run in _RUNS if group % run == 0), _LEAST_RUN)
 
 
 def read_scales(coding: Coding, parts: Sequence[Tensor], k: int) -> Found:
@@ -194,24 +191,26 @@ def _smallest(numbers: Tensor) -> Tensor:
     return numbers
 
 
-def _in_steps(coding: Coding, parts: Sequence[Tensor], k: int, run: int) -> Tensor:
+def _in_steps(coding: Coding, parts: Sequence[Tensor], k: int, group: int) -> Tensor:
     """Codes in the order that the head of this file tells, some rows at a time."""
-    per_step = run * 8 // coding.bits
+    run = next(run for run in _RUNS[coding.bits] if group % run == 0)
+    per_step = run if coding.bits == 8 else run * _QUARTERS
     steps, n = -(-k // per_step), sum(len(part) for part in parts)
-    dtype = torch.int8 if coding.bits == 8 else torch.uint8
+    dtype = torch.int8 if coding.bits == 8 else torch.int16
     out = torch.empty((steps, n, run), dtype=dtype, device=parts[0].device)
     start = 0
     for part in parts:
         for blocks in part.split(max(1, _SLAB_ELEMENTS // k)):
             codes = coding.codes(blocks).flatten(1)
             codes = functional.pad(codes, (0, steps * per_step - k))
-            out[:, start : start + len(blocks)] = _one_step_after_another(codes, run, coding.bits)
+            words = codes.unflatten(1, (steps, run)) if coding.bits == 8 else _words(codes, run)
+            out[:, start : start + len(blocks)] = words.movedim(1, 0)
             start += len(blocks)
     return out
 
 
-def _one_step_after_another(codes: Tensor, run: int, bits: int) -> Tensor:
-    if bits == 8:
-        return codes.unflatten(1, (-1, run)).movedim(1, 0)
-    pairs = codes.unflatten(1, (-1, 2, run))
-    return (pairs[:, :, 0] | pairs[:, :, 1] << 4).movedim(1, 0)
+def _words(codes: Tensor, run: int) -> Tensor:
+    """(rows, K) numbers below 16 -> (rows, steps, run) words of four."""
+    of_bytes = codes.unflatten(1, (-1, 2, 2, run))
+    of_bytes = of_bytes[:, :, :, 0] | of_bytes[:, :, :, 1] << 4  # (rows, steps, 2, run)
+    return of_bytes.movedim(2, 3).contiguous().view(torch.int16)[..., 0]

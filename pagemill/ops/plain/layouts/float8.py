@@ -68,7 +68,7 @@ def round_blocks(x: Tensor, block: int) -> tuple[Tensor, Tensor]:
     k = x.shape[1]
     blocks = functional.pad(x.float(), (0, -k % block)).unflatten(1, (-1, block))
     largest = blocks.abs().amax(2)
-    inverse = torch.where(largest > 0, LARGEST / largest, 0.0)
+    inverse = torch.where(largest > 0, torch.full_like(largest, LARGEST) / largest, 0.0)
     scaled = (blocks * inverse[:, :, None]).clamp(-LARGEST, LARGEST)
     return scaled.flatten(1)[:, :k].to(torch.float8_e4m3fn), largest * (1 / LARGEST)
 

@@ -51,12 +51,11 @@ class Int8:
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(T, K) -> signed bytes (T, K) and scales (T,): the largest magnitude of a row becomes 127,
-    halves go up."""
+    """(T, K) -> signed bytes (T, K) and scales (T,): the largest magnitude of a row becomes 127."""
     numbers = x.float()
     largest = numbers.abs().amax(1)
-    inverse = torch.where(largest > 0, LARGEST / largest, 0.0)
-    codes = (numbers * inverse[:, None] + 0.5).floor().to(torch.int8)
+    inverse = torch.where(largest > 0, torch.full_like(largest, LARGEST) / largest, 0.0)
+    codes = (numbers * inverse[:, None]).round().to(torch.int8)
     return codes, largest * (1 / LARGEST)
 
 
