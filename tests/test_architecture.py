@@ -49,7 +49,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench.kernels": VOCABULARY | {"bench", "ops", "weights.formats"},
 }
 ARRAY_LIBRARIES = {"numpy", "torch", "triton", "jax", "ml_dtypes"}
-TORCH_HOMES = ("ops.cuda", "ops.graphs", "ops.plain", "ops.triton", "parallel", "fallback")
+TORCH_HOMES = (
+    *("ops.cuda", "ops.graphs", "ops.plain", "ops.products", "ops.triton"),
+    *("parallel", "fallback"),
+)
 # Of the fallback these are read wherever a model is opened, so they load nothing heavy.
 LIGHT = ("fallback.choice", "fallback.folder")
 DIALECTS = (

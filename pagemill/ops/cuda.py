@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from pagemill.ops.graphs import DecodeGraphs
-from pagemill.ops.interface import Array, Sampled, SampleRows, Scoring, Step
+from pagemill.ops.interface import Array, Sampled, SampleRows, Scoring, Step, Weight
 from pagemill.ops.plain import sampling
 from pagemill.ops.plain.ahead import Choices
 from pagemill.ops.plain.cache import LayerCache
+from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.ops import PlainOps
 from pagemill.ops.plain.step import DeviceStep
 
 # There are systems, and builds of torch, without Triton: torch's own calls do everything there.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 if _HAS_TRITON:
+    from pagemill.ops.products import with_kernels
     from pagemill.ops.triton.decode import paged_decode
     from pagemill.ops.triton.prefill import paged_prefill
     from pagemill.ops.triton.rope_cache import store
@@ -44,6 +46,10 @@ class CudaOps(PlainOps):
         on_card = self.device.type == "cuda"
         self.has_kernels = _HAS_TRITON and (on_card if kernels is None else kernels)
         self._choices = Choices(self.device)
+
+    def upload(self, weight: Weight, table: bool = False) -> Matrix:
+        matrix = super().upload(weight, table)
+        return with_kernels(matrix, self.device) if self.has_kernels else matrix
 
     def compile(self, model: Callable[[Step, Array], Array]) -> DecodeGraphs:
         def of_known_tokens(step: Any, kv: Array) -> Array:

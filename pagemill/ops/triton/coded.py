@@ -86,19 +86,11 @@ def _of_group(numbers, coarse, at, coarse_at, n, columns, mask):
 
 
 @triton.jit
-def _take_bfloat16(words, less, quarter: tl.constexpr):
+def _take(words, less, instructions: tl.constexpr):
     """Two codes at a time. `less` is 128 and the zero point, negated."""
-    if quarter == 0:
-        take: tl.constexpr = _TAKE_0
-    elif quarter == 1:
-        take: tl.constexpr = _TAKE_1
-    elif quarter == 2:
-        take: tl.constexpr = _TAKE_2
-    else:
-        take: tl.constexpr = _TAKE_3
     less, words = tl.broadcast(less, words)
     return tl.inline_asm_elementwise(
-        take, "=r,r,r", [words, less], dtype=tl.bfloat16, is_pure=True, pack=2
+        instructions, "=r,r,r", [words, less], dtype=tl.bfloat16, is_pure=True, pack=2
     )
 
 
@@ -111,7 +103,14 @@ def _numbers(
     if native:
         if bits == 8:
             return words.to(tl.bfloat16) - zeros.to(tl.bfloat16)
-        return _take_bfloat16(words, (-128 - zeros).to(tl.bfloat16), quarter)
+        less = (-128 - zeros).to(tl.bfloat16)
+        if quarter == 0:
+            return _take(words, less, _TAKE_0)
+        if quarter == 1:
+            return _take(words, less, _TAKE_1)
+        if quarter == 2:
+            return _take(words, less, _TAKE_2)
+        return _take(words, less, _TAKE_3)
     codes = words if bits == 8 else words >> 4 * quarter & 15
     if values is not None:
         return tl.load(values + codes.to(tl.int32)).to(dtype)

@@ -56,7 +56,9 @@ def _product(
     for step in range(first, tl.minimum(first + steps_of_split, tl.cdiv(k, depth))):
         inputs = step * depth + tl.arange(0, depth)
         x_tile = tl.load(from_x + inputs[:, None], (inputs < k)[:, None] & of_rows[None, :], 0.0)
-        tile = tl.load(from_weight + inputs[None, :], of_columns[:, None] & (inputs < k)[None, :], 0.0)
+        tile = tl.load(
+            from_weight + inputs[None, :], of_columns[:, None] & (inputs < k)[None, :], 0.0
+        )
         if whole:
             exact = tl.dot(tile, x_tile, exact, out_dtype=tl.int32)
         elif in_blocks:
@@ -93,7 +95,7 @@ def product(
             f"scales {tuple(x_scales.shape)} and {tuple(scales.shape)} of {k} inputs: there must "
             f"be 1 or {steps} blocks"
         )
-    tiles = tiles or tiles_of(num_rows, n, steps, _processors(x.device))
+    tiles = tiles or tiles_of(num_rows, n, steps, _processors(x.device), blocks > 1)
     of_split = -(-steps // tiles.splits)
     splits = -(-steps // of_split)
     shape = (num_rows, n) if splits == 1 else (splits, num_rows, n)
@@ -111,11 +113,12 @@ def product(
     return out if splits == 1 else add_partials(out, dtype)
 
 
-def tiles_of(num_rows: int, n: int, steps: int, processors: int) -> Tiles:
+def tiles_of(num_rows: int, n: int, steps: int, processors: int, in_blocks: bool = False) -> Tiles:
     """Few rows wait for memory: narrow tiles, and inputs cut until all processors have programs.
-    Many wait for products: as large a tile as eight warps hold sums of."""
+    Many wait for products: as large a tile as eight warps hold sums of, and of blocks twice: those
+    under way, and what was scaled."""
     if num_rows > _FEW:
-        return Tiles(outputs=128, rows=128, splits=1, num_warps=8, num_stages=3)
+        return Tiles(128, rows=64 if in_blocks else 128, splits=1, num_warps=8, num_stages=3)
     rows = next(size for size in (16, 32, 64) if num_rows <= size)
     wanted = max(1, _PER_PROCESSOR * processors // triton.cdiv(n, 64))
     return Tiles(64, rows, max(1, min(wanted, steps // _LEAST_STEPS)), 4, 4)
@@ -129,7 +132,7 @@ def _processors(device: torch.device) -> int:
 
 
 def _variant(name: str, kind: str, num_rows: int, in_blocks: bool = False) -> Variant:
-    tiles = tiles_of(num_rows, 4096, 32, 132)
+    tiles = tiles_of(num_rows, 4096, 32, 132, in_blocks)
     types: dict[str, Any] = {"x": kind, "x_scales": "*fp32", "weight": kind, "scales": "*fp32"}
     types |= {"out": "*fp32" if tiles.splits > 1 else "*bf16", "num_rows": "i32", "n": "i32:16"}
     types |= {"k": "i32:16", "blocks": "i32", "steps_of_split": "i32"}
