@@ -244,7 +244,12 @@ def _processors(device: torch.device) -> int:
 
 
 def _variant(
-    name: str, types: dict[str, str], tiles: Tiles, may_spill: bool = False, **constants: Any
+    name: str,
+    types: dict[str, str],
+    tiles: Tiles,
+    archs: tuple[int, ...] = (80, 90, 100),
+    may_spill: bool = False,
+    **constants: Any,
 ) -> Variant:
     absent = {"coarse": None, "shifts": None, "coarse_shifts": None, "values": None}
     shape = {"bits": 4, "run": 32, "runs_of_group": 4, "runs_of_coarse": 1, "zero": 0, "kind": 0}
@@ -263,6 +268,7 @@ def _variant(
         constants | tile,
         tiles.num_warps,
         tiles.num_stages,
+        archs=archs,
         may_spill=may_spill,
     )
 
@@ -275,14 +281,15 @@ VARIANTS = (
     _variant("AWQ, many rows", {"shifts": "*u8"}, _MANY_ROWS, kind=1),
     # On cards whose sums have a memory of their own, a few bytes.
     _variant("Q4_K, one row", _K, _ONE_ROW, may_spill=True, **_OF_K),
-    _variant("Q4_K, 64 rows", _K, tiles_of(64, 4096, 64, 132), **_OF_K),
+    _variant("Q4_K, 64 rows", _K, tiles_of(64, 4096, 64, 132), archs=(80,), **_OF_K),
     _variant("Q4_K, many rows", _K, _MANY_ROWS, **_OF_K),
-    _variant("MXFP4, one row", {"values": "*fp32"}, _ONE_ROW, runs_of_group=1),
+    _variant("MXFP4, one row", {"values": "*fp32"}, _ONE_ROW, archs=(90,), runs_of_group=1),
     _variant("Q8_0, one row", {"codes": "*i8"}, _ONE_ROW, bits=8, run=32, runs_of_group=1),
     _variant(
         "Q6_K, one row",
         {"codes": "*i8", "scales": "*i8", "coarse": "*fp16"},
         _ONE_ROW,
+        archs=(90,),
         bits=8,
         run=16,
         runs_of_group=1,
