@@ -127,8 +127,11 @@ class EngineConfig:
 
     backend: str = _setting(
         "auto",
-        _one_of("auto", "cpu", "reference", "transformers"),
-        "what computes: auto, cpu, reference or transformers",
+        _one_of("auto", "cpu", "cuda", "torch", "reference", "transformers"),
+        "what computes: auto, cpu, cuda, torch, reference or transformers",
+    )
+    device: str = _setting(
+        "auto", _text, "where backend cuda or torch computes: auto, cuda, cuda:1, mps or cpu"
     )
     threads: int = _setting(0, _integer(0, 1024), "threads that compute; 0: one per core")
     max_model_len: int = _setting(

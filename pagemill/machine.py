@@ -6,6 +6,7 @@ Every source may be missing; the next best one is asked then. Standard library o
 import os
 from pathlib import Path
 
+from pagemill import gpus
 from pagemill.types import Machine
 
 _GROUPS = Path("/sys/fs/cgroup")
@@ -24,7 +25,7 @@ def this_machine() -> Machine:
             # Cached file content counts as used, but makes way.
             free = limit - max(0, (used or 0) - _cached(group))
             total, available = min(total, limit), min(available, max(0, free))
-    return Machine(_cores(), total, available)
+    return Machine(_cores(), total, available, gpus.seen())
 
 
 def _cores() -> int:

@@ -12,13 +12,13 @@ reads the file's header and plans, and loads weights while this process builds t
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pagemill.backends import with_backend
 from pagemill.config import EngineConfig, Settings, TextConfig
 from pagemill.engine.client import ProcessClient
 from pagemill.engine.plan import plan as resolve_plan
@@ -108,17 +108,6 @@ def counting(config: TextConfig, defaults: GenerationDefaults) -> GenerationDefa
     if config.generation_config == "none":
         return GenerationDefaults(stop_ids=defaults.stop_ids)
     return defaults
-
-
-def with_backend(config: EngineConfig, card: ModelCard | None = None) -> EngineConfig:
-    """`config` with the backend "auto" resolved: native kernels where they were built, or the
-    library that computes the network of `card`."""
-    if config.backend != "auto":
-        return config
-    if card is not None and card.through:
-        return replace(config, backend=card.through)
-    native = importlib.util.find_spec("pagemill._native") is not None
-    return replace(config, backend="cpu" if native else "reference")
 
 
 @dataclass(frozen=True, slots=True)

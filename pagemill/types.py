@@ -203,12 +203,23 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """A graphics processor, as its driver describes it."""
+
+    name: str
+    memory_bytes: int
+    available_bytes: int
+    capability: tuple[int, int] = (0, 0)  # of NVIDIA's: (9, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """What the planning function may know of the machine."""
 
     cores: int
     memory_bytes: int
     available_bytes: int
+    gpus: tuple[Gpu, ...] = ()  # those that may be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +259,7 @@ class EnginePlan:
     """Every "auto" resolved: what one engine process is started with."""
 
     model_path: str
-    backend: str  # "cpu", "reference" or "transformers"
+    backend: str  # "cpu", "cuda", "torch", "reference" or "transformers"
     threads: int
     max_model_len: int
     max_num_seqs: int
@@ -266,6 +277,7 @@ class EnginePlan:
     process_bytes: int = 0  # of engine and server beside all that
     tensor_parallel: int = 1  # ranks (processes) that share each layer
     pipeline_parallel: int = 1  # runs of layers, each of as many ranks
+    device: str = ""  # of the torch backends: "cuda", "cuda:1", "mps", "cpu"
     async_scheduling: bool = True  # plan a step while the one before it runs, where a backend can
     enforce_eager: bool = False  # capture no steps
     # Of a card whose memory is measured when the engine has loaded: the share that may be used

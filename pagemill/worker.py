@@ -7,6 +7,7 @@ and plans.
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any, cast
 
 from pagemill import models
 from pagemill.engine import process
@@ -112,9 +113,29 @@ def new_ops(plan: EnginePlan) -> Ops:
                 f"the native kernels cannot be loaded ({error}); --backend reference needs none"
             ) from error
         return CpuOps(threads=plan.threads)
+    if plan.backend in ("cuda", "torch"):
+        return _tensor_ops(plan)
     raise Unsupported(
-        f"there is no backend {plan.backend!r}; there are cpu, reference and transformers"
+        f"there is no backend {plan.backend!r}; there are cpu, cuda, torch, reference and "
+        "transformers"
     )
+
+
+def _tensor_ops(plan: EnginePlan) -> Ops:
+    """On torch, which takes seconds to load; by its own calls alone where Triton is missing."""
+    kind: Any
+    try:
+        from pagemill.ops.plain.device import prepare
+
+        if plan.backend == "cuda" and find_spec("triton"):
+            from pagemill.ops.cuda import CudaOps as kind
+        else:
+            from pagemill.ops.plain.ops import PlainOps as kind
+    except ImportError as error:
+        raise Unsupported(
+            f"backend {plan.backend} cannot be loaded ({error}): pip install 'pagemill[cuda]'"
+        ) from error
+    return cast(Ops, kind(*prepare(plan.device, plan.dtype, plan.threads)))
 
 
 def _sampling_ops() -> Ops:

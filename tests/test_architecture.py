@@ -28,7 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": EVERYTHING,
     "runtime": EVERYTHING,
     "worker": VOCABULARY | {"engine", "fallback", "models", "ops", "parallel", "weights"},
-    "machine": {"types"},
+    "machine": {"types", "gpus"},
+    "gpus": {"types"},
+    "backends": SETTINGS | {"gpus"},
     "footprint": VOCABULARY | {"fallback", "models", "ops", "weights"},
     "fallback": VOCABULARY | {"ops.interface", "weights"},
     "conversion": VOCABULARY | {"models", "ops", "text", "weights"},
@@ -127,7 +129,8 @@ def test_what_dialects_share_knows_none_of_them() -> None:
 
 
 def test_the_vocabulary_needs_the_standard_library_only() -> None:
-    for module in ("types", "errors", "config", "machine", "engine.plan", "engine.ranks"):
+    names = ("types", "errors", "config", "machine", "gpus", "engine.plan", "engine.ranks")
+    for module in (*names, "engine.devices"):
         foreign = {name.split(".")[0] for name in imports(MODULES[module])} - {"pagemill"}
         assert foreign <= sys.stdlib_module_names, module
 

@@ -6,6 +6,7 @@ Every check stands alone and never fails itself: a broken thing is what it is th
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pagemill import gpus
 from pagemill.cli.boundary import FAILED
 from pagemill.cli.text import size
 from pagemill.errors import PagemillError
@@ -50,6 +52,7 @@ def examine(settings: Settings) -> list[Finding]:
         python,
         processor,
         native,
+        gpu,
         memory,
         lambda: store(Path(settings.hub.home)),
         lambda: address(settings),
@@ -116,6 +119,31 @@ def native() -> list[Finding]:
     best, *others = _native.instruction_sets()
     words = f"native, using {best}" + (f" (also runs {', '.join(others)})" if others else "")
     return [Finding("ok", "kernels", words)]
+
+
+def gpu() -> list[Finding]:
+    """The cards that there are, and whether a backend on them can run; nothing where there are
+    none."""
+    build = gpus.torch_build()
+    cards = [
+        f"{card.name}, {size(card.available_bytes)} free of {size(card.memory_bytes)}"
+        + (
+            f", compute capability {'.'.join(map(str, card.capability))}"
+            if card.capability[0]
+            else ""
+        )
+        for card in gpus.seen()
+    ]
+    if not cards:
+        return []
+    words = "; ".join(cards)
+    if gpus.usable():
+        triton = importlib.util.find_spec("triton") is not None
+        kernels = "with Triton kernels" if triton else "without Triton, by torch's own calls"
+        return [Finding("ok", "gpu", f"{words}; --backend auto computes there, {kernels}")]
+    lack = "torch is not installed" if not build else "torch here was built without GPUs"
+    fix = "pip install 'pagemill[cuda]', where pip finds torch built for your driver"
+    return [Finding("note", "gpu", f"{words}; not used: {lack}", fix)]
 
 
 def memory() -> list[Finding]:

@@ -93,7 +93,7 @@ def plan(name: str, settings: Settings, context: int, users: int) -> tuple[str, 
 
 def look_up(name: str, settings: Settings, context: int, users: int) -> Planned:
     """Read the model's header. ConfigError for what it cannot do at all."""
-    from pagemill.runtime import with_backend
+    from pagemill.backends import with_backend
 
     if users and not 1 <= users <= MAX_NUM_SEQS:
         raise ConfigError(f"--users is {users}; it must be in 1..{MAX_NUM_SEQS}", param="users")
@@ -114,13 +114,16 @@ def look_up(name: str, settings: Settings, context: int, users: int) -> Planned:
 
 
 def _read(config: EngineConfig, path: Path) -> tuple[ModelCard, Footprint]:
+    from pagemill.backends import with_backend
     from pagemill.footprint import footprint_of
-    from pagemill.runtime import open_as_asked, with_backend
+    from pagemill.runtime import open_as_asked
 
     checkpoint = open_as_asked(config, path)
     card = checkpoint.card
     config = with_backend(config, card)
-    return card, footprint_of(checkpoint, config.backend) or estimate(card, config.backend)
+    return card, footprint_of(checkpoint, config.backend) or estimate(
+        card, config.backend, config.dtype
+    )
 
 
 def _ask(name: str, config: EngineConfig, settings: Settings) -> tuple[ModelCard, Footprint]:

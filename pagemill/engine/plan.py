@@ -9,19 +9,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pagemill.engine import ranks
+from pagemill.engine.devices import (
+    CODES_SHARE,
+    CONTEXT_BYTES,
+    TORCH_BYTES,
+    Habits,
+    device_of,
+    element_size,
+    habits_of,
+    is_gpu,
+    with_memory_of,
+)
 from pagemill.errors import ConfigError
 from pagemill.types import EnginePlan, Footprint, KeptWeights, Machine, ModelCard
 
 CPU_PAGE_SIZE = 16  # its attention kernel reads whole groups of that many tokens
-DEFAULT_NUM_SEQS = 64
 MAX_NUM_SEQS = 1024
 DEFAULT_QUEUED = 512
-DEFAULT_BATCHED_TOKENS = 256  # more would not be faster on a CPU, but others would wait longer
 POOLED_QUEUED = 4096  # one call may bring two thousand texts
 POOLED_BATCHED_TOKENS = 1024  # a longer text has a step of its own
 TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
-KV_SHARE = 0.4  # of the memory left beside the weights, at most, when nobody asked for more
-STATE_SHARE = 0.2  # likewise, for recurrent states
+STATE_SHARE = 0.2  # of the memory left beside the weights, at most, for recurrent states
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
 
 # Fitted (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
@@ -34,6 +42,8 @@ class EngineSettings(ranks.RankSettings, Protocol):
 
     @property
     def backend(self) -> str: ...
+    @property
+    def device(self) -> str: ...
     @property
     def threads(self) -> int: ...
     @property
@@ -72,29 +82,28 @@ def plan(
     The backend "auto" becomes "cpu". Without a footprint memory is estimated from the card.
     """
     backend = "cpu" if config.backend == "auto" else config.backend
+    device = device_of(backend, config.device)
+    machine, habits = with_memory_of(machine, device, ranks.count(config)), habits_of(device)
     page_size = _page_size(config, backend)
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
-    footprint = ranks.shared(config, card, backend, footprint or estimate(card, backend))
+    found = footprint or estimate(card, backend, config.dtype)
+    footprint = ranks.shared(config, card, backend, found)
     page_bytes = page_size * footprint.kv_token_bytes
-    process = ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size + footprint.process_bytes
+    process = _process_bytes(card, device, ranks.count(config)) + footprint.process_bytes
     fixed = footprint.weights_bytes + process
-    max_num_seqs = _max_num_seqs(config, card, footprint, machine.available_bytes - fixed)
+    max_num_seqs = _max_num_seqs(config, card, footprint, machine.available_bytes - fixed, habits)
     state_bytes = max_num_seqs * footprint.state_bytes
-    batched, max_queued = _batching(config, card, max_num_seqs)
-    _within("max_model_len", config.max_model_len or 1, 1, card.context_length)
+    batched, max_queued = _batching(config, card, max_num_seqs, habits)
 
     def workspace(model_len: int) -> int:
-        whole_rows = model_len if card.pooling else 0
-        step_tokens = min(max(batched, whole_rows), max_num_seqs * model_len)
+        longest_row = model_len if card.pooling else 0
+        step_tokens = min(max(batched, longest_row), max_num_seqs * model_len)
         return workspace_bytes(footprint, step_tokens, max_num_seqs, threads, model_len)
 
-    # A pooled row is gone after its step, so the pages of one step are enough.
-    of_a_step = batched // page_size + max_num_seqs
-    useful = of_a_step if card.pooling else -(-max_num_seqs * TYPICAL_LEN // page_size)
-    shortest = config.max_model_len or min(SMALLEST_USEFUL_LEN, card.context_length)
-    fixed += state_bytes + workspace(shortest)
+    useful = _useful_pages(card, batched, max_num_seqs, page_size)
+    fixed += state_bytes + workspace(_len_to_fit(config, card, habits))
     room = _Room(machine.available_bytes, fixed, page_size, page_bytes, state_bytes > 0)
-    num_pages = _num_pages(config, card, room, useful)
+    num_pages = _num_pages(config, card, room, useful, habits)
     max_model_len = config.max_model_len or min(card.context_length, num_pages * page_size)
     return EnginePlan(
         model_path=model_path,
@@ -115,11 +124,30 @@ def plan(
         weights_bytes=footprint.weights_bytes,
         workspace_bytes=workspace(max_model_len),
         process_bytes=process,
+        device=device,
         tensor_parallel=config.tensor_parallel_size,
         pipeline_parallel=config.pipeline_parallel_size,
         async_scheduling=config.async_scheduling and not ranks.several(config),
         enforce_eager=config.enforce_eager,
     )
+
+
+def _useful_pages(card: ModelCard, batched: int, max_num_seqs: int, page_size: int) -> int:
+    """As many as requests typically need. A pooled row is gone after its step, so the pages of one
+    step are enough."""
+    if card.pooling:
+        return batched // page_size + max_num_seqs
+    return -(-max_num_seqs * TYPICAL_LEN // page_size)
+
+
+def _len_to_fit(config: EngineSettings, card: ModelCard, habits: Habits) -> int:
+    """The length whose workspace must fit beside the cache. Where the cache takes all that is left,
+    that is the longest."""
+    if config.max_model_len:
+        return _within("max_model_len", config.max_model_len, 1, card.context_length)
+    if habits.fills:
+        return card.context_length
+    return min(SMALLEST_USEFUL_LEN, card.context_length)
 
 
 def _page_size(config: EngineSettings, backend: str) -> int:
@@ -132,10 +160,20 @@ def _page_size(config: EngineSettings, backend: str) -> int:
     return page_size
 
 
-def _max_num_seqs(config: EngineSettings, card: ModelCard, footprint: Footprint, free: int) -> int:
+def _process_bytes(card: ModelCard, device: str, num_ranks: int) -> int:
+    """Beside weights, cache and workspace: of engine and server, or of a card."""
+    if is_gpu(device):
+        return num_ranks * CONTEXT_BYTES
+    libraries = TORCH_BYTES if device else 0
+    return ENGINE_BYTES + SERVER_BYTES + TOKEN_BYTES * card.vocab_size + libraries
+
+
+def _max_num_seqs(
+    config: EngineSettings, card: ModelCard, footprint: Footprint, free: int, habits: Habits
+) -> int:
     """How many sequences run at once: by default, as many as have room for their states."""
     # Vectors of networks that keep nothing cost nothing beside their tokens.
-    default = MAX_NUM_SEQS if card.pooling and not card.kv_elements else DEFAULT_NUM_SEQS
+    default = MAX_NUM_SEQS if card.pooling and not card.kv_elements else habits.num_seqs
     if footprint.state_bytes:
         room = int(max(0, free) * STATE_SHARE) // footprint.state_bytes
         default = max(1, min(default, room))
@@ -151,10 +189,13 @@ def _max_num_seqs(config: EngineSettings, card: ModelCard, footprint: Footprint,
     return count
 
 
-def _batching(config: EngineSettings, card: ModelCard, max_num_seqs: int) -> tuple[int, int]:
+def _batching(
+    config: EngineSettings, card: ModelCard, max_num_seqs: int, habits: Habits
+) -> tuple[int, int]:
     """Tokens of a step, requests that may wait."""
-    # However many answers run, a prompt must find room beside them.
-    default_tokens = max(DEFAULT_BATCHED_TOKENS, 2 * max_num_seqs)
+    # More would not be faster, but others would wait longer. However many answers run, a prompt
+    # must find room beside them.
+    default_tokens = max(habits.batched_tokens, 2 * max_num_seqs)
     default_queued = DEFAULT_QUEUED
     if card.pooling:
         default_tokens, default_queued = POOLED_BATCHED_TOKENS, POOLED_QUEUED
@@ -181,23 +222,28 @@ def workspace_bytes(
     )
 
 
-def kv_bytes_per_token(card: ModelCard, backend: str = "cpu") -> int:
-    """Keys and values of one token in all layers: float16, or float32 on the reference."""
-    element_size = 4 if backend == "reference" else 2
-    return card.kv_elements * element_size
+def kv_bytes_per_token(card: ModelCard, backend: str = "cpu", dtype: str = "auto") -> int:
+    """Keys and values of one token in all layers."""
+    return card.kv_elements * element_size(backend, dtype)
 
 
-def estimate(card: ModelCard, backend: str) -> Footprint:
+def estimate(card: ModelCard, backend: str, dtype: str = "auto") -> Footprint:
     """A footprint from what a card says, for what cannot be outlined: on the reference weights
-    become float32; elsewhere they are taken to keep their size. Activations as of a plain
-    transformer whose buffers are used again."""
-    kept = 4 * card.parameters if backend == "reference" else card.weights_bytes
-    name = "F32" if backend == "reference" else card.quantization
+    become float32; on tensors they become what is computed in, but a GPU keeps codes; others are
+    taken to keep their size. Activations as of a plain transformer whose buffers are used again."""
+    kept, name = card.weights_bytes, card.quantization
+    if backend == "reference":
+        kept, name = 4 * card.parameters, "F32"
+    elif backend == "torch" or (backend == "cuda" and name in ("F32", "F16", "BF16")):
+        size = element_size(backend, dtype)
+        kept, name = size * card.parameters, "F32" if size > 2 else "BF16"
+    elif backend == "cuda":
+        kept = int(CODES_SHARE * kept)
     heads = card.heads + 2 * card.kv_heads
     return Footprint(
         weights=(KeptWeights(card.quantization, name, card.weights_bytes, kept),),
         vector_bytes=0,
-        kv_token_bytes=kv_bytes_per_token(card, backend),
+        kv_token_bytes=kv_bytes_per_token(card, backend, dtype),
         state_bytes=4 * card.state_elements,
         token_bytes=4 * (4 * card.hidden_size + 3 * card.ffn_size + 2 * heads * card.head_dim),
         sampled_bytes=4 * (card.vocab_size + 3 * card.hidden_size),
@@ -237,7 +283,9 @@ class _Room:
         )
 
 
-def _num_pages(config: EngineSettings, card: ModelCard, room: _Room, useful: int) -> int:
+def _num_pages(
+    config: EngineSettings, card: ModelCard, room: _Room, useful: int, habits: Habits
+) -> int:
     """Pages of the cache: at least one request of the longest length, whatever else."""
     page_size, page_bytes = room.page_size, room.page_bytes
     needed_len = config.max_model_len or min(SMALLEST_USEFUL_LEN, card.context_length)
@@ -250,8 +298,8 @@ def _num_pages(config: EngineSettings, card: ModelCard, room: _Room, useful: int
         if config.kv_cache_memory > room.free:
             raise room.refusal("kv_cache_memory", config.kv_cache_memory, room.free, needed_len)
     else:
-        wanted = max(longest, useful)
-        allowed = int(room.free * KV_SHARE) // page_bytes
+        allowed = int(room.free * habits.kv_share) // page_bytes
+        wanted = allowed if habits.fills else max(longest, useful)
         if config.max_model_len:  # asked for: may take more than the usual share
             allowed = max(allowed, min(needed, room.free // page_bytes))
         num_pages, have = min(wanted, allowed), room.free

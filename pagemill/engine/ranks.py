@@ -23,10 +23,15 @@ class RankSettings(Protocol):
     def pipeline_parallel_size(self) -> int: ...
 
 
+def count(config: RankSettings) -> int:
+    """Processes that compute."""
+    return config.tensor_parallel_size * config.pipeline_parallel_size
+
+
 def several(config: RankSettings) -> bool:
     """Only rank 0 samples, and the others learn of a token with the step that reads it: so a step
     cannot be planned before the one before it has ended."""
-    return config.tensor_parallel_size * config.pipeline_parallel_size > 1
+    return count(config) > 1
 
 
 def shared(config: RankSettings, card: ModelCard, backend: str, footprint: Footprint) -> Footprint:

@@ -36,6 +36,7 @@ class CudaOps(PlainOps):
     """`Ops` on one GPU."""
 
     name = "cuda"
+    keeps_codes = True
 
     def __init__(
         self, device: str, dtype: torch.dtype, kv_dtype: str = "auto", kernels: bool | None = None

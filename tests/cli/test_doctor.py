@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from pagemill import gpus
 from pagemill.cli import doctor
 from pagemill.cli.doctor import Finding
 from pagemill.config import HttpConfig, HubConfig, Settings
 from pagemill.server.address import port_problem
+from pagemill.types import Gpu
 
 
 def settings(tmp_path: Path, port: int) -> Settings:
@@ -18,6 +20,30 @@ def settings(tmp_path: Path, port: int) -> Settings:
 def test_every_check_answers_in_words(tmp_path: Path) -> None:
     subjects = [finding.subject for finding in doctor.examine(settings(tmp_path, 0))]
     assert subjects[:5] == ["pagemill", "processor", "kernels", "memory", "store"]
+
+
+@pytest.mark.parametrize(
+    ("build", "state", "words"),
+    [
+        ("cuda", "ok", "NVIDIA H200, 140 GB free of 150 GB, compute capability 9.0"),
+        ("cpu", "note", "built without GPUs"),
+        ("", "note", "torch is not installed"),
+    ],
+)
+def test_gpus_are_described(
+    monkeypatch: pytest.MonkeyPatch, build: str, state: str, words: str
+) -> None:
+    card = Gpu("NVIDIA H200", 140 << 30, 130 << 30, (9, 0))
+    monkeypatch.setattr(gpus, "seen", lambda: (card,))
+    monkeypatch.setattr(gpus, "torch_build", lambda: build)
+    [finding] = doctor.gpu()
+    assert finding.state == state and words in finding.words
+    assert bool(finding.fix) == (state == "note")
+
+
+def test_a_machine_without_gpus_needs_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "seen", lambda: ())
+    assert doctor.gpu() == []
 
 
 def test_report_names_the_fix_and_counts_what_is_broken() -> None:

@@ -17,6 +17,7 @@ CARD = replace(SMOLLM2_CARD, weights_bytes=100_000_000)
 @dataclass(frozen=True)
 class Asked:
     backend: str = "auto"
+    device: str = "auto"
     threads: int = 0
     max_model_len: int = 0
     max_num_seqs: int = 0
@@ -55,7 +56,7 @@ def test_defaults() -> None:
 
 
 def test_what_is_asked_is_what_is_planned() -> None:
-    asked = Asked("reference", 3, 1000, 7, 33, 5, 1 << 28, 4, False)
+    asked = Asked("reference", "auto", 3, 1000, 7, 33, 5, 1 << 28, 4, False)
     made = planned(asked)
     assert (made.backend, made.threads, made.max_model_len) == ("reference", 3, 1000)
     assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (7, 33, 5)

@@ -47,8 +47,11 @@ class Matrix(Protocol):
         ...
 
 
-def upload(weight: Weight, device: torch.device, dtype: torch.dtype) -> Matrix:
-    """Take a stored matrix over. Unsupported lists the formats that there are."""
+def upload(
+    weight: Weight, device: torch.device, dtype: torch.dtype, keep_codes: bool = True
+) -> Matrix:
+    """Take a stored matrix over. Unsupported lists the formats that there are. Without `keep_codes`
+    all of it is unpacked: that takes more memory, and torch alone multiplies with it sooner."""
     unknown = set(weight.formats) - set(formats.names())
     if unknown:
         raise Unsupported(
@@ -57,7 +60,11 @@ def upload(weight: Weight, device: torch.device, dtype: torch.dtype) -> Matrix:
         )
     made: list[Matrix] = []
     parts = zip(weight.formats, weight.parts, weight.rows, strict=True)
-    for form, run in groupby(parts, lambda part: part[0] if has_layout(part[0]) else ""):
+
+    def layout(part: _Part) -> str:
+        return part[0] if keep_codes and has_layout(part[0]) else ""
+
+    for form, run in groupby(parts, layout):
         same = list(run)
         stored = [part for _, part, _ in same]
         quantized = read(form, stored, weight.shape[1], device, dtype) if form else None

@@ -31,6 +31,7 @@ from pagemill.ops.interface import (
 )
 from pagemill.ops.plain import attention, experts, matrices, recurrence, sampling
 from pagemill.ops.plain.cache import KV_DTYPES, Cache, LayerCache, new_pages
+from pagemill.ops.plain.device import describe
 from pagemill.ops.plain.hosted import HostLayers
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.step import DeviceStep, to_device
@@ -56,21 +57,22 @@ class PlainOps(Alone):
     "int8"."""
 
     name = "torch"
+    keeps_codes = False  # quantized matrices stay quantized; unpacked they are multiplied sooner
 
     def __init__(self, device: str, dtype: torch.dtype, kv_dtype: str = "auto") -> None:
         self.device, self.dtype = torch.device(device), dtype
         self.kv_dtype = KV_DTYPES.get(kv_dtype, dtype)
+        self.isa = describe(self.device, dtype)  # what people are told computes
         self._ropes: dict[Rope, RopeTable] = {}
         self._positions = _FIRST_POSITIONS
         self.host: HostLayers | None = None  # has the weights of layers that do not fit
 
     def upload(self, weight: Weight, table: bool = False) -> Matrix:
         if self.host is not None and self.host.has(weight.layer):
-            there: Matrix = self.host.take(
-                weight.layer, matrices.upload(weight, torch.device("cpu"), self.dtype)
-            )
+            stays = matrices.upload(weight, torch.device("cpu"), self.dtype, self.keeps_codes)
+            there: Matrix = self.host.take(weight.layer, stays)
             return there
-        return matrices.upload(weight, self.device, self.dtype)
+        return matrices.upload(weight, self.device, self.dtype, self.keeps_codes)
 
     def vector(self, values: Float32) -> Tensor:
         return torch.tensor(np.asarray(values, np.float32), device=self.device)
