@@ -68,7 +68,9 @@ def test_products_are_of_what_rows_mean(name: str) -> None:
     np.testing.assert_allclose(got, expected, 0, 1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", sorted(set(formats.names()) - {"INT4", "INT8", "NF4", "FP4", "FP8"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(formats.names()) - {"INT4", "INT8", "NF4", "FP4", "FP8"})
+)
 def test_bits_are_what_matrices_take(name: str) -> None:
     n, k = 64, 2048
     if name in formats.packing_names():
