@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from pagemill.weights.formats import q8_0
-from pagemill.weights.formats.blocks import Bytes, Float32, pack_rows, repack, single, unpack_rows
+from pagemill.weights.formats.blocks import Bytes, Float32, repack, single, unpack_rows
 
 NAME: Final = "FP8"
 BLOCK_SIZE: Final = 32
@@ -49,18 +49,17 @@ def _unpack(blocks: Bytes, out: Float32) -> None:
 def from_parts(quants: Bytes, scales: Float32) -> Bytes:
     """Bytes (rows, K) and, for each block of them, scales (rows, B)."""
     heads = scales.astype("<f4").reshape(-1, 1).view(np.uint8)
-    return np.concatenate([heads, quants.reshape(-1, 32)], axis=1).reshape(len(quants), -1)
+    blocks = np.concatenate([heads, quants.reshape(-1, 32)], axis=1)
+    return blocks.reshape(len(quants), quants.shape[1] // BLOCK_SIZE * BLOCK_BYTES)
 
 
 def pack(values: Float32) -> Bytes:
-    """(rows, 32 B) -> (rows, 36 B) bytes. The largest magnitude of a block becomes 448."""
-    return pack_rows(values, BLOCK_SIZE, BLOCK_BYTES, _pack)
-
-
-def _pack(blocks: Float32) -> Bytes:
-    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(LARGEST)
-    scaled = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)
-    return np.concatenate([scale.view(np.uint8), nearest(scaled)], axis=1)
+    """(rows, 32 B) -> (rows, 36 B) bytes. The largest magnitude of a row becomes 448: floats need
+    no finer scales, and products of two eight-bit floats want one for each output."""
+    scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(LARGEST)
+    scaled = np.divide(values, scale, out=np.zeros_like(values), where=scale > 0)
+    of_blocks = np.broadcast_to(scale, (len(values), values.shape[1] // BLOCK_SIZE))
+    return from_parts(nearest(scaled), of_blocks)
 
 
 def nearest(values: Float32) -> Bytes:

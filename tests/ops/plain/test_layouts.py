@@ -172,7 +172,9 @@ def test_eight_bit_floats(scales: str, k: int) -> None:
 
 
 def test_eight_bit_floats_of_small_groups_are_unpacked() -> None:
-    raw = fp8.pack(normal(np.random.default_rng(8), 5, 128))
+    rng = np.random.default_rng(8)
+    scales = rng.uniform(0.01, 1, (5, 4)).astype(np.float32)
+    raw = fp8.from_parts(rng.integers(0, 127, (5, 128), np.uint8), scales)
     matrix = made(("FP8", raw))
     assert matrix.nbytes == 5 * 128 * 4
     np.testing.assert_array_equal(held(matrix), meaning(("FP8", raw)))
@@ -191,6 +193,13 @@ def test_rounding_blocks_to_eight_bit_floats(block: int) -> None:
         got = codes[:, start : start + block].view(torch.uint8).numpy()
         np.testing.assert_array_equal(got, fp8.nearest(part * inverse.astype(np.float32)))
         np.testing.assert_allclose(scales[:, start // block, None], largest / 448, 1e-6)
+
+
+def test_what_quantization_makes_has_a_scale_for_each_output() -> None:
+    values = normal(np.random.default_rng(8), 5, 128)
+    matrix = made(("FP8", fp8.pack(values)))
+    assert isinstance(matrix, Float8) and matrix.scales.shape == (1, 5)
+    np.testing.assert_allclose(held(matrix), values, 2**-4, 2**-10)
 
 
 def test_fused_parts_of_one_format_are_one_matrix() -> None:
