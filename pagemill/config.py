@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pagemill.errors import ConfigError
+from pagemill.quantities import duration, gib, layers, share, size
 
 Parser = Callable[[Any], Any]  # raises ValueError, whose text completes "... is 'x'; it must be"
 
@@ -25,9 +26,6 @@ ENV_PREFIX = "PAGEMILL_"
 _OTHER_VARIABLES = re.compile(r"PAGEMILL_(CONFIG|DEBUG|NOHISTORY|TEST_\w+)")
 # Kubernetes writes these into every container beside a service that is named "pagemill".
 _SERVICE_LINKS = re.compile(r"PAGEMILL_(SERVICE_\w+|PORT_\d+_\w+)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
-_SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -40,20 +38,6 @@ def _integer(low: int, high: int = 1 << 40) -> Parser:
         return value
 
     return parse
-
-
-def _size(value: Any) -> int:
-    match = _SIZE.fullmatch(str(value).strip()) if type(value) in (int, float, str) else None
-    if match is None:
-        raise ValueError("a number of bytes, such as 512M or 2G")
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
-
-
-def _duration(value: Any) -> float:
-    match = _DURATION.fullmatch(str(value).strip()) if type(value) in (int, float, str) else None
-    if match is None:
-        raise ValueError("a duration, such as 500ms, 30s or 2m")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _switch(value: Any) -> bool:
@@ -144,7 +128,7 @@ class EngineConfig:
     max_queued: int = _setting(
         0, _integer(0), "requests that may wait; more are refused with 429; 0: chosen"
     )
-    kv_cache_memory: int = _setting(0, _size, "memory for keys and values, such as 512M; 0: chosen")
+    kv_cache_memory: int = _setting(0, size, "memory for keys and values, such as 512M; 0: chosen")
     page_size: int = _setting(16, _integer(1, 1024), "tokens in one page of keys and values")
     prefix_caching: bool = _setting(True, _switch, "reuse keys and values of equal beginnings")
     async_scheduling: bool = _setting(
@@ -158,6 +142,18 @@ class EngineConfig:
     )
     pipeline_parallel_size: int = _setting(
         1, _integer(1, 64), "times as many processes (GPUs), each with some of the layers"
+    )
+    gpu_memory_utilization: float = _setting(
+        0.9, share, "share of a GPU's memory that may be used; pages take what is left of it"
+    )
+    gpu_layers: int = _setting(
+        -1, layers, "layers whose weights a GPU keeps, others come from the host; auto: what fits"
+    )
+    kv_offload_bytes: int = _setting(
+        0,
+        gib,
+        "GiB of the host's memory for pages that a GPU's prefix cache has no room for",
+        name="kv_offload_gib",
     )
     dtype: str = _setting(
         "auto",
@@ -201,12 +197,12 @@ class HttpConfig:
         False, _switch, "allow a public address without an API key: anyone may then use the server"
     )
     drain_s: float = _setting(
-        30.0, _duration, "how long a stopping server lets answers finish", name="drain"
+        30.0, duration, "how long a stopping server lets answers finish", name="drain"
     )
-    max_body_bytes: int = _setting(32 << 20, _size, "largest request body", name="max_body")
+    max_body_bytes: int = _setting(32 << 20, size, "largest request body", name="max_body")
     max_connections: int = _setting(1024, _integer(1), "connections open at once")
     write_timeout_s: float = _setting(
-        60.0, _duration, "give up a client that takes nothing for so long", name="write_timeout"
+        60.0, duration, "give up a client that takes nothing for so long", name="write_timeout"
     )
     allowed_hosts: tuple[str, ...] = _setting(
         (), _words, "further names that clients may call this server by (Host header)"

@@ -286,6 +286,8 @@ class EnginePlan:
     asked_model_len: int = 0
     asked_kv_bytes: int = 0
     least_model_len: int = 1
+    gpu_layers: int = -1  # those from this number on keep their weights on the host; -1: none does
+    kv_offload_bytes: int = 0  # of the host, for pages that fall out of the prefix cache
 
     @property
     def ranks(self) -> int:

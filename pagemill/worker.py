@@ -12,12 +12,15 @@ from typing import Any, cast
 from pagemill import models
 from pagemill.engine import process
 from pagemill.engine.engine import Engine
+from pagemill.engine.fitting import DeviceMemory, Network, fitted
+from pagemill.engine.offload import PageMover
 from pagemill.engine.pooling import PoolingEngine
 from pagemill.engine.process import GiveUp
 from pagemill.errors import Unsupported
 from pagemill.fallback.choice import open_any
 from pagemill.fallback.folder import Foreign
-from pagemill.ops.interface import Array, Ops, Step
+from pagemill.ops.host_pages import ArrayPages
+from pagemill.ops.interface import Array, Captures, Ops, Step
 from pagemill.types import EngineInfo, EnginePlan, ModelCard
 from pagemill.weights.load import Checkpoint
 from pagemill.weights.precision import Precision
@@ -54,15 +57,63 @@ def build(
         entry = rank_entry or RANK
         model, kv, ops = lead(plan, checkpoint, new_ops, give_up, entry)
     else:
-        ops = new_ops(plan)
-        network = models.build(card, ops, checkpoint.source)
-        kv = network.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
-        model = ops.compile(network)
+        model, kv, ops, plan = _alone(plan, checkpoint)
     engine_type = PoolingEngine if card.pooling else Engine
-    engine = engine_type(model, ops, kv, plan, card.vocab_size)
+    engine = engine_type(model, ops, kv, plan, card.vocab_size, _mover(plan, kv))
     notes = [getattr(ops, "isa", ""), f"{plan.ranks} ranks" if plan.ranks > 1 else ""]
     noted = ", ".join(filter(None, notes))
     return engine, _info(plan, card, f"{ops.name} ({noted})" if noted else ops.name)
+
+
+def _alone(plan: EnginePlan, checkpoint: Checkpoint) -> tuple[Any, Array, Ops, EnginePlan]:
+    """A network in this process: compiled, its cache, what computes it, and the plan, with the
+    pages that there are."""
+    card, ops = checkpoint.card, new_ops(plan)
+    host = _keep_on_host(ops, plan.gpu_layers) if plan.gpu_layers >= 0 else None
+    network = models.build(card, ops, checkpoint.source)
+    if host is not None:
+        network.layers = host.attach(network.layers)
+    model = ops.compile(network)
+    # Captured steps cannot wait for weights that come from the host; texts are no decode steps.
+    eager = plan.enforce_eager or host is not None or bool(card.pooling)
+    captured = model if isinstance(model, Captures) and not eager else None
+
+    def new_kv(num_pages: int) -> Array:
+        return network.new_kv(num_pages, plan.page_size, plan.max_num_seqs)
+
+    if plan.gpu_memory_utilization:
+        pooled, captures = bool(card.pooling), captured is not None
+        unfitted = Network(model, ops, new_kv, card.context_length, pooled, captures)
+        plan = fitted(plan, unfitted, _memory(ops))
+    kv = new_kv(plan.num_pages)
+    if captured is not None:
+        captured.capture(kv, plan.max_num_seqs, plan.max_model_len, plan.page_size)
+    return model, kv, ops, plan
+
+
+def _keep_on_host(ops: Any, first: int) -> Any:
+    """Let `ops` leave the weights of layers from `first` on in the host's memory."""
+    from pagemill.ops.plain.hosted import CudaTransfers, HostLayers
+
+    ops.host = HostLayers(first, ops.device, CudaTransfers(ops.device))
+    return ops.host
+
+
+def _memory(ops: Any) -> DeviceMemory:
+    from pagemill.ops.plain.memory import CudaMemory
+
+    return CudaMemory(ops.device)
+
+
+def _mover(plan: EnginePlan, kv: Array) -> PageMover | None:
+    """What keeps pages on the host, where that was asked for and pages are shared at all."""
+    if not plan.kv_offload_bytes or not plan.prefix_caching:
+        return None
+    if plan.backend == "reference":
+        return ArrayPages(kv, 2, plan.page_size, plan.kv_offload_bytes)
+    from pagemill.ops.plain.host_pages import TensorPages
+
+    return TensorPages(kv, plan.kv_offload_bytes)
 
 
 def open_checkpoint(plan: EnginePlan) -> Checkpoint | Foreign:

@@ -21,7 +21,8 @@ EVERYTHING = {""}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "quantities"},
+    "quantities": set(),
     "small_files": {"errors"},
     "__init__": set(),
     "__main__": EVERYTHING,

@@ -151,6 +151,35 @@ def test_home_is_expanded() -> None:
     assert load({"home": "~/models"}).hub.home == Path.home() / "models"
 
 
+@pytest.mark.parametrize(
+    ("flag", "written", "attribute", "value"),
+    [
+        ("gpu-memory-utilization", "0.85", "gpu_memory_utilization", 0.85),
+        ("gpu-memory-utilization", 1, "gpu_memory_utilization", 1.0),
+        ("gpu-layers", "auto", "gpu_layers", -1),
+        ("gpu-layers", "12", "gpu_layers", 12),
+        ("kv-offload-gib", "1.5", "kv_offload_bytes", 3 << 29),
+    ],
+)
+def test_shares_layers_and_gibibytes(
+    flag: str, written: object, attribute: str, value: object
+) -> None:
+    assert getattr(load({flag: written}).engine, attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("flag", "written"),
+    [
+        ("gpu-memory-utilization", "0"), ("gpu-memory-utilization", "1.1"),
+        ("gpu-memory-utilization", "nan"), ("gpu-layers", "-2"), ("gpu-layers", "all"),
+        ("kv-offload-gib", "-1"), ("kv-offload-gib", "2G"), ("kv-offload-gib", True),
+    ],
+)  # fmt: skip
+def test_what_is_no_share_layer_or_gibibyte(flag: str, written: object) -> None:
+    with pytest.raises(ConfigError, match=f"--{flag} is"):
+        load({flag: written})
+
+
 def test_every_setting_is_documented_and_unique() -> None:
     settings = all_settings()
     assert len({setting.name for setting in settings}) == len(settings)

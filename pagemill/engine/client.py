@@ -250,6 +250,9 @@ class ProcessClient:
         assert self._link is not None
         self._link.loaded = True
         self.info = info
+        # What fits on a device is known when the engine has measured it.
+        fits = replace(self.plan, num_pages=info.num_pages, kv_bytes=info.kv_bytes)
+        self.plan = replace(fits, max_model_len=info.max_model_len)
         if self.state in ("loading", "restarting"):
             self.state, self.reason = "ready", ""
         assert self._loaded is not None

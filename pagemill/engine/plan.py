@@ -5,7 +5,7 @@ explicitly is honoured or refused with both numbers and the ways out, never chan
 Standard library only: the plan is made, and shown, before anything heavy is loaded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pagemill.engine import ranks
@@ -65,6 +65,12 @@ class EngineSettings(ranks.RankSettings, Protocol):
     @property
     def enforce_eager(self) -> bool: ...
     @property
+    def gpu_memory_utilization(self) -> float: ...
+    @property
+    def gpu_layers(self) -> int: ...
+    @property
+    def kv_offload_bytes(self) -> int: ...
+    @property
     def dtype(self) -> str: ...
     @property
     def quantization(self) -> str: ...
@@ -105,7 +111,7 @@ def plan(
     room = _Room(machine.available_bytes, fixed, page_size, page_bytes, state_bytes > 0)
     num_pages = _num_pages(config, card, room, useful, habits)
     max_model_len = config.max_model_len or min(card.context_length, num_pages * page_size)
-    return EnginePlan(
+    made = EnginePlan(
         model_path=model_path,
         backend=backend,
         threads=threads,
@@ -128,7 +134,25 @@ def plan(
         tensor_parallel=config.tensor_parallel_size,
         pipeline_parallel=config.pipeline_parallel_size,
         async_scheduling=config.async_scheduling and not ranks.several(config),
+    )
+    return _as_asked(made, config, card)
+
+
+def _as_asked(made: EnginePlan, config: EngineSettings, card: ModelCard) -> EnginePlan:
+    """A plan with what its engine must know of the settings."""
+    if config.kv_offload_bytes and made.backend in ("cpu", "transformers"):
+        raise ConfigError(
+            f"kv_offload_gib is set, but the {made.backend} backend keeps its pages in the host's "
+            f"memory: --kv-cache-memory gives it more",
+            param="kv_offload_gib",
+        )
+    return replace(
+        made,
         enforce_eager=config.enforce_eager,
+        asked_model_len=config.max_model_len,
+        asked_kv_bytes=config.kv_cache_memory,
+        least_model_len=min(SMALLEST_USEFUL_LEN, card.context_length),
+        kv_offload_bytes=config.kv_offload_bytes,
     )
 
 

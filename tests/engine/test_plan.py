@@ -28,6 +28,9 @@ class Asked:
     prefix_caching: bool = True
     async_scheduling: bool = True
     enforce_eager: bool = False
+    gpu_memory_utilization: float = 0.9
+    gpu_layers: int = -1
+    kv_offload_bytes: int = 0
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     dtype: str = "auto"
@@ -202,3 +205,17 @@ def test_a_refusal_says_what_would_fit() -> None:
         planned(Asked(max_model_len=8192), available=FIXED + (100 << 20))
     fits = int(caught.value.message.split("--max-model-len (to ")[1].split(",")[0])
     assert planned(Asked(max_model_len=fits), available=FIXED + (100 << 20)).max_model_len == fits
+
+
+def test_pages_on_the_host_are_for_backends_whose_pages_are_elsewhere() -> None:
+    assert planned(Asked(backend="reference", kv_offload_bytes=5)).kv_offload_bytes == 5
+    with pytest.raises(ConfigError, match="--kv-cache-memory gives it more") as refused:
+        planned(Asked(backend="cpu", kv_offload_bytes=5))
+    assert refused.value.param == "kv_offload_gib"
+
+
+def test_what_was_asked_for_is_told_apart_from_what_was_chosen() -> None:
+    made = planned(Asked(max_model_len=1000, kv_cache_memory=1 << 30))
+    assert (made.asked_model_len, made.asked_kv_bytes) == (1000, 1 << 30)
+    made = planned(Asked())
+    assert (made.asked_model_len, made.asked_kv_bytes, made.least_model_len) == (0, 0, 256)
