@@ -7,13 +7,13 @@ import re
 from dataclasses import dataclass, replace
 
 from pagemill.errors import ConfigError
-from pagemill.types import Machine
+from pagemill.types import Machine, ModelCard
 
 TORCH_BACKENDS = ("cuda", "torch")  # compute on tensors, in one type
-GPU_SHARE = 0.9  # of a card's memory; what it draws and what torch rounds up have the rest
 CONTEXT_BYTES = 600 << 20  # of a card, for the driver's context and the libraries' scratch
 TORCH_BYTES = 400 << 20  # of the host, for torch itself; measured without a GPU
 CODES_SHARE = 1.15  # of a quantized file, in a layout for tensors: padding, scales as floats
+_TURNS = 2  # sets of tensors that weights of the host come to
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
@@ -68,8 +68,10 @@ def habits_of(device: str) -> Habits:
     return ON_GPU if is_gpu(device) else ON_HOST
 
 
-def with_memory_of(machine: Machine, device: str, num_ranks: int = 1) -> Machine:
-    """The machine as a plan for that device sees it: of a card, its memory is what there is. Ranks
+def with_memory_of(
+    machine: Machine, device: str, num_ranks: int = 1, share: float = 0.9
+) -> Machine:
+    """The machine as a plan for that device sees it: of a card, that share of its memory. Ranks
     have a card each, and as much of it as the smallest has. ConfigError where no such card is."""
     if not is_gpu(device):
         return machine
@@ -83,9 +85,42 @@ def with_memory_of(machine: Machine, device: str, num_ranks: int = 1) -> Machine
             "says more",
             param="device",
         )
-    of_one = min(min(gpu.available_bytes, int(GPU_SHARE * gpu.memory_bytes)) for gpu in cards)
+    of_one = min(min(gpu.available_bytes, int(share * gpu.memory_bytes)) for gpu in cards)
     total = sum(gpu.memory_bytes for gpu in cards)
     return replace(machine, memory_bytes=total, available_bytes=num_ranks * of_one)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Weights on a device. `gpu_layers`: those from this number on stay on the host; -1: none."""
+
+    gpu_layers: int
+    device_bytes: int
+    host_bytes: int = 0
+
+
+def place_layers(asked: int, card: ModelCard, device: str, weights_bytes: int, room: int) -> Placed:
+    """Which layers keep their weights on a card that has `room` bytes for weights and a little
+    cache. Layers of the host take turns with two that they come to. `asked` -1: as few there as
+    need be. ConfigError where layers were asked for and cannot be divided."""
+    if not is_gpu(device):
+        if asked >= 0:
+            raise ConfigError(
+                f"gpu_layers is {asked}; it is for networks on a GPU (--backend cuda)",
+                param="gpu_layers",
+            )
+        return Placed(-1, weights_bytes)
+    tables = (1 if card.tied_embeddings else 2) * card.vocab_size * card.hidden_size
+    of_tables = int(weights_bytes * min(1.0, tables / max(1, card.parameters)))
+    of_layer = -(-(weights_bytes - of_tables) // max(1, card.layers))
+    fitting = asked
+    if asked < 0:
+        fits = weights_bytes <= room or of_tables + _TURNS * of_layer > room
+        fitting = card.layers if fits else (room - of_tables) // of_layer - _TURNS
+    if fitting >= card.layers:
+        return Placed(-1, weights_bytes)
+    there = min(card.layers, fitting + _TURNS)
+    return Placed(fitting, of_tables + there * of_layer, (card.layers - fitting) * of_layer)
 
 
 def element_size(backend: str, dtype: str) -> int:

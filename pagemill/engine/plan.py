@@ -12,12 +12,15 @@ from pagemill.engine import ranks
 from pagemill.engine.devices import (
     CODES_SHARE,
     CONTEXT_BYTES,
+    ON_GPU,
     TORCH_BYTES,
     Habits,
+    Placed,
     device_of,
     element_size,
     habits_of,
     is_gpu,
+    place_layers,
     with_memory_of,
 )
 from pagemill.errors import ConfigError
@@ -30,6 +33,7 @@ POOLED_QUEUED = 4096  # one call may bring two thousand texts
 POOLED_BATCHED_TOKENS = 1024  # a longer text has a step of its own
 TYPICAL_LEN = 384  # tokens of one conversation turn, prompt and answer; sizes the default cache
 STATE_SHARE = 0.2  # of the memory left beside the weights, at most, for recurrent states
+USEFUL_LEN = 4096  # tokens of cache that a card has room for before it has all layers
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
 
 # Fitted (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
@@ -89,14 +93,17 @@ def plan(
     """
     backend = "cpu" if config.backend == "auto" else config.backend
     device = device_of(backend, config.device)
-    machine, habits = with_memory_of(machine, device, ranks.count(config)), habits_of(device)
+    host, habits = machine, habits_of(device)
+    share = config.gpu_memory_utilization
+    machine = with_memory_of(machine, device, ranks.count(config), share)
     page_size = _page_size(config, backend)
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
     found = footprint or estimate(card, backend, config.dtype)
     footprint = ranks.shared(config, card, backend, found)
     page_bytes = page_size * footprint.kv_token_bytes
     process = _process_bytes(card, device, ranks.count(config)) + footprint.process_bytes
-    fixed = footprint.weights_bytes + process
+    placed = _placed(config, card, host, footprint, device, machine.available_bytes - process)
+    fixed = placed.device_bytes + process
     max_num_seqs = _max_num_seqs(config, card, footprint, machine.available_bytes - fixed, habits)
     state_bytes = max_num_seqs * footprint.state_bytes
     batched, max_queued = _batching(config, card, max_num_seqs, habits)
@@ -124,18 +131,39 @@ def plan(
         kv_bytes=num_pages * page_bytes,
         # Pages alone do not hold what a network with states knows of a prefix.
         prefix_caching=config.prefix_caching and not card.pooling and not state_bytes,
-        dtype=config.dtype,
-        quantization=config.quantization,
         state_bytes=state_bytes,
-        weights_bytes=footprint.weights_bytes,
+        weights_bytes=placed.device_bytes,
         workspace_bytes=workspace(max_model_len),
         process_bytes=process,
         device=device,
-        tensor_parallel=config.tensor_parallel_size,
-        pipeline_parallel=config.pipeline_parallel_size,
-        async_scheduling=config.async_scheduling and not ranks.several(config),
+        gpu_layers=placed.gpu_layers,
     )
     return _as_asked(made, config, card)
+
+
+def _placed(
+    config: EngineSettings,
+    card: ModelCard,
+    host: Machine,
+    footprint: Footprint,
+    device: str,
+    room: int,
+) -> Placed:
+    """Where the weights of layers are, with room on a card for a cache of one useful context."""
+    if ranks.several(config):
+        if config.gpu_layers >= 0:
+            raise ConfigError("gpu_layers is for one rank; several divide all", param="gpu_layers")
+        return Placed(-1, footprint.weights_bytes)
+    cache = min(config.max_model_len or USEFUL_LEN, card.context_length) * footprint.kv_token_bytes
+    room -= cache + workspace_bytes(footprint, ON_GPU.batched_tokens, ON_GPU.num_seqs, 1, 1)
+    placed = place_layers(config.gpu_layers, card, device, footprint.weights_bytes, room)
+    if placed.host_bytes > host.available_bytes:
+        raise ConfigError(
+            f"gpu_layers: the layers that stay on the host need {_mib(placed.host_bytes)}, there "
+            f"are {_mib(host.available_bytes)}; choose a smaller model or one of fewer bits",
+            param="gpu_layers",
+        )
+    return placed
 
 
 def _as_asked(made: EnginePlan, config: EngineSettings, card: ModelCard) -> EnginePlan:
@@ -146,8 +174,15 @@ def _as_asked(made: EnginePlan, config: EngineSettings, card: ModelCard) -> Engi
             f"memory: --kv-cache-memory gives it more",
             param="kv_offload_gib",
         )
+    measured = is_gpu(made.device) and not ranks.several(config)
     return replace(
         made,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        tensor_parallel=config.tensor_parallel_size,
+        pipeline_parallel=config.pipeline_parallel_size,
+        async_scheduling=config.async_scheduling and not ranks.several(config),
+        gpu_memory_utilization=config.gpu_memory_utilization if measured else 0.0,
         enforce_eager=config.enforce_eager,
         asked_model_len=config.max_model_len,
         asked_kv_bytes=config.kv_cache_memory,

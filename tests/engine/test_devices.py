@@ -40,9 +40,50 @@ def test_a_card_is_filled() -> None:
 def test_what_others_use_of_a_card_is_theirs() -> None:
     asked = Asked("cuda", "cuda:1", max_model_len=1024)
     with pytest.raises(ConfigError, match="choose a smaller model"):
-        planned(asked)
+        planned(replace(asked, gpu_layers=32))
     small = plan(asked, CARD, WITH_GPUS, "model")
     assert small.device == "cuda:1" and small.total_bytes <= 8 * GIB
+
+
+def test_layers_that_do_not_fit_stay_on_the_host() -> None:
+    made = planned(Asked("cuda", "cuda:1"))
+    assert 0 < made.gpu_layers < 30 and made.total_bytes <= 8 * GIB
+    assert made.max_model_len >= 4096
+    fewer = planned(Asked("cuda", "cuda:1", gpu_layers=made.gpu_layers - 3))
+    assert fewer.weights_bytes < made.weights_bytes
+    assert fewer.num_pages > made.num_pages
+    assert (
+        planned(Asked("cuda")).gpu_layers == planned(Asked("cuda", gpu_layers=99)).gpu_layers == -1
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "machine", "words"),
+    [
+        (Asked("cpu", gpu_layers=3), WITH_GPUS, "gpu_layers is 3; it is for networks on a GPU"),
+        (
+            Asked("cuda", gpu_layers=0),
+            replace(WITH_GPUS, available_bytes=GIB),
+            "stay on the host need",
+        ),
+        (Asked("cuda", gpu_layers=3, pipeline_parallel_size=2), WITH_GPUS, "is for one rank"),
+    ],
+)
+def test_layers_that_cannot_be_divided_are_refused(
+    asked: Asked, machine: Machine, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        planned(asked, machine)
+    assert refused.value.param == "gpu_layers"
+
+
+def test_the_share_of_a_card_is_what_was_asked_for() -> None:
+    most, least = planned(Asked("cuda")), planned(Asked("cuda", gpu_memory_utilization=0.5))
+    assert 38 * GIB < least.total_bytes <= 40 * GIB < most.total_bytes
+    assert (most.gpu_memory_utilization, least.gpu_memory_utilization) == (0.9, 0.5)
+    assert planned(Asked("cpu"), replace(WITH_GPUS, available_bytes=64 * GIB)).gpu_layers == -1
+    on_cpu = planned(Asked("cpu"), replace(WITH_GPUS, available_bytes=64 * GIB))
+    assert on_cpu.gpu_memory_utilization == 0, "there is nothing to measure"
 
 
 @pytest.mark.parametrize(
