@@ -7,7 +7,8 @@ import pytest
 
 from pagemill import models
 from pagemill.weights.load import open_model
-from tests.models.test_golden import FOLDERS, Golden
+from tests.models.test_golden import FOLDERS, HERE, Golden
+from tests.models.test_quantized_folders import write
 from tests.parallel.ranks import Loaded, Ranks, alone, plan_of
 
 CLOSE = 1e-5  # of the largest logit
@@ -20,7 +21,6 @@ def divides(folder: Path, tensor: int) -> bool:
 
 
 TWO = [folder for folder in FOLDERS if divides(folder, 2)]
-FOUR = [folder for folder in FOLDERS if divides(folder, 4)]
 
 
 def check(network: Loaded, one: Loaded, folder: Path) -> None:
@@ -35,12 +35,65 @@ def check(network: Loaded, one: Loaded, folder: Path) -> None:
 
 def test_most_networks_divide() -> None:
     assert len(TWO) >= len(FOLDERS) - 3
-    assert len(FOUR) >= 10
 
 
-@pytest.mark.parametrize("folder", TWO, ids=lambda folder: folder.name)
-@pytest.mark.parametrize("tensor, pipeline", [(2, 1), (1, 2), (2, 2)])
+# In four: one of each kind of attention, of feed-forward network, and of arranging them.
+KINDS = ("deepseek3", "falcon", "gemma2", "gpt2", "gpt_oss", "granitehybrid", "olmo2", "qwen2moe")
+CASES = [
+    *((folder, 2, 1) for folder in TWO),
+    *((folder, 1, 2) for folder in FOLDERS),
+    *((HERE / kind, 2, 2) for kind in KINDS),
+    # Four ranks have two heads of keys and values between them.
+    *((HERE / kind, 4, 1) for kind in ("deepseek3", "gpt_oss", "llama", "qwen3")),
+]
+
+
+@pytest.mark.parametrize(
+    "folder, tensor, pipeline", CASES, ids=lambda case: getattr(case, "name", str(case))
+)
 def test_golden_networks(ranks: Ranks, folder: Path, tensor: int, pipeline: int) -> None:
     plan = plan_of(folder, tensor, pipeline)
     with ranks.load(plan) as network, alone(plan) as one:
         check(network, one, folder)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama whose widths are several blocks of every format."""
+    hidden, inner, vocabulary = 64, 128, 96
+    rng = np.random.default_rng(7)
+    shapes = {"model.embed_tokens": (vocabulary, hidden), "lm_head": (vocabulary, hidden)}
+    for layer in range(2):
+        at = f"model.layers.{layer}"
+        shapes |= {f"{at}.self_attn.{name}_proj": (hidden, hidden) for name in "qo"}
+        shapes |= {f"{at}.self_attn.{name}_proj": (hidden // 2, hidden) for name in "kv"}
+        shapes |= {f"{at}.mlp.{name}_proj": (inner, hidden) for name in ("gate", "up")}
+        shapes |= {f"{at}.mlp.down_proj": (hidden, inner)}
+        shapes |= {f"{at}.{name}_layernorm": (hidden,) for name in ("input", "post_attention")}
+    shapes |= {"model.norm": (hidden,)}
+    tensors = {
+        f"{name}.weight": (rng.normal(size=shape) / 4).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    config = {"hidden_size": hidden, "intermediate_size": inner, "head_dim": 16}
+    return write(tmp_path_factory.mktemp("wide") / "model", tensors, {}, config)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
+def test_quantized_weights(ranks: Ranks, wide: Path, quantization: str) -> None:
+    """Blocks are cut where they end: what they mean stays the same."""
+    plan = plan_of(wide, 2, quantization=quantization)
+    with ranks.load(plan) as network, alone(plan) as one:
+        tokens, logits = network.greedy([5, 3, 40, 7], 12)
+        expected, wanted = one.greedy([5, 3, 40, 7], 12)
+    assert tokens == expected
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+
+
+def test_rows_together(ranks: Ranks) -> None:
+    """Prompts of several lengths in one step."""
+    plan = plan_of(HERE / "qwen2", 2, 2)
+    rows = [([5, 3, 40], 0), ([7] * 9, 0), ([90], 0)]
+    with ranks.load(plan) as network, alone(plan) as one:
+        got, wanted = network.logits(*rows), one.logits(*rows)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
