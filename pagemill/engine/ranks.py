@@ -42,10 +42,11 @@ def shared(config: RankSettings, card: ModelCard, backend: str, footprint: Footp
     if not several(config):
         return footprint
     copies = tensor // min(tensor, card.kv_heads)
+    of_rank = 0 if backend == "cuda" else RANK_BYTES  # the memory of cards is planned there
     return replace(
         footprint,
         kv_token_bytes=footprint.kv_token_bytes * copies,
-        process_bytes=footprint.process_bytes + tensor * pipeline * RANK_BYTES,
+        process_bytes=footprint.process_bytes + tensor * pipeline * of_rank,
     )
 
 

@@ -45,8 +45,7 @@ def gather(
     try:
         meeting = str(folder / "meeting")
         crew.join(plan, meeting)
-        network.take_device(plan, 0)
-        ops = new_ops(plan)
+        ops = new_ops(network.plan_of(plan, 0))
         group = network.meet(network.seat_of(plan, 0), meeting, ops)
         model, kv = network.build(plan, checkpoint, ops, group)
         crew.wait_ready()

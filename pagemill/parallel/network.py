@@ -4,11 +4,13 @@ Composes weights, models and what ranks do together. Must not know: how ranks ar
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from pagemill import models
+from pagemill.engine.devices import is_gpu
 from pagemill.ops.interface import Array, Ops, Step
 from pagemill.parallel.group import Group
 from pagemill.parallel.seat import Seat
@@ -25,11 +27,12 @@ def seat_of(plan: EnginePlan, rank: int) -> Seat:
     return Seat(rank, plan.tensor_parallel, plan.pipeline_parallel)
 
 
-def take_device(plan: EnginePlan, rank: int) -> None:
-    """Each rank has the GPU of its number; before its backend is made. EngineFailure: there is
-    none."""
-    if plan.backend == "cuda":
-        torch.cuda.set_device(rank)
+def plan_of(plan: EnginePlan, rank: int) -> EnginePlan:
+    """A rank's own: GPUs are taken in order from the first on, cores are divided."""
+    threads, device = max(1, plan.threads // plan.ranks), plan.device
+    if is_gpu(device):
+        device = f"cuda:{int(device.partition(':')[2] or 0) + rank}"
+    return replace(plan, threads=threads, device=device)
 
 
 def meet(seat: Seat, meeting: str, ops: Ops) -> Group:

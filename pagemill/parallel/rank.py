@@ -78,8 +78,7 @@ def _serve(join: frames.Join, orders: Orders, door: socket.socket) -> None:
     checkpoint = worker.open_checkpoint(plan)
     if not isinstance(checkpoint, Checkpoint):
         raise Unsupported("networks that another library computes cannot be shared among ranks")
-    network.take_device(plan, join.rank)
-    ops = worker.new_ops(plan)
+    ops = worker.new_ops(network.plan_of(plan, join.rank))
     group = network.meet(network.seat_of(plan, join.rank), join.meeting, ops)
     model, kv = network.build(plan, checkpoint, ops, group)
     door.sendall(frames.encode(frames.Ready()))

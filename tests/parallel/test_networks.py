@@ -90,6 +90,14 @@ def test_quantized_weights(ranks: Ranks, wide: Path, quantization: str) -> None:
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "granitehybrid", "deepseek3", "qwen3moe"])
+def test_on_tensors(ranks: Ranks, kind: str) -> None:
+    """The backend of torch's own calls, by heads and by layers."""
+    plan = plan_of(HERE / kind, 2, 2, backend="torch", device="cpu", dtype="float32")
+    with ranks.load(plan) as network, alone(plan) as one:
+        check(network, one, HERE / kind)
+
+
 def test_rows_together(ranks: Ranks) -> None:
     """Prompts of several lengths in one step."""
     plan = plan_of(HERE / "qwen2", 2, 2)
