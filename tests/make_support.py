@@ -41,7 +41,7 @@ Written by `python -m tests.make_support` from the sources and from the golden f
 ## Networks
 
 "Tested" names the kinds of files from which tiny random networks gave the numbers that
-transformers computed, on both backends. The others are read by the same code.
+transformers computed, on the reference, cpu and torch backends. The others are read by the same code.
 
 {networks}
 
@@ -50,7 +50,8 @@ installed.
 
 ## Weights
 
-The reference backend computes with all of them, exactly. "On cpu" is whether the kernels compute
+The reference backend computes with all of them, exactly, and so do torch and cuda
+([GPUs](gpu.md)), in the type that the model computes in. "On cpu" is whether the kernels compute
 with the same values, or with those of the nearest format that has a kernel, and then the bits that
 an element takes in memory, padding included: what `pagemill plan` counts. [formats.md](formats.md)
 says what each format means.
