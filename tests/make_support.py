@@ -41,7 +41,8 @@ Written by `python -m tests.make_support` from the sources and from the golden f
 ## Networks
 
 "Tested" names the kinds of files from which tiny random networks gave the numbers that
-transformers computed, on the reference, cpu and torch backends. The others are read by the same code.
+transformers computed, on the reference, cpu and torch backends. The others are read by the same
+code.
 
 {networks}
 
