@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": SETTINGS,
     "bench": SETTINGS | {"machine"},
     "bench.kernels": VOCABULARY | {"bench", "ops", "weights.formats"},
+    "bench.gpu": VOCABULARY | {"bench", "checkpoint", "engine", "models", "ops", "weights"},
 }
 ARRAY_LIBRARIES = {"numpy", "torch", "triton", "jax", "ml_dtypes"}
 TORCH_HOMES = (
