@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,15 +51,7 @@ def _decode(bench: Bench, kind: str, batch: int, context: int) -> Row:
     work = Work(batch * context * per_token, 4.0 * batch * context * q[0].numel())
     torchs = None
     if kind == "bf16" and context % bench.sizes.page == 0:
-        rows = (part[:-1].view(batch, context, *part.shape[2:]).transpose(1, 2)
-                for part in (cache.keys, cache.values))  # fmt: skip
-        keys, values = rows
-
-        def torchs() -> Tensor:
-            return functional.scaled_dot_product_attention(
-                q[:, :, None], keys, values, scale=scoring.scale, enable_gqa=True
-            )
-
+        torchs = partial(_in_one_piece, q, cache, context, scoring.scale)
     return bench.kernel(
         f"attention, decode, {kind} cache",
         f"{batch} x {context}",
@@ -66,6 +59,17 @@ def _decode(bench: Bench, kind: str, batch: int, context: int) -> Row:
         lambda: ops.attention(q, k, v, cache, step, scoring),
         torchs,
         _SDPA if torchs else "",
+    )
+
+
+def _in_one_piece(q: Tensor, cache: LayerCache, context: int, scale: float) -> Tensor:
+    """Torch's own, as if the pages were in order: one run of memory for each row."""
+    keys, values = (
+        part[:-1].view(len(q), context, *part.shape[2:]).transpose(1, 2)
+        for part in (cache.keys, cache.values)
+    )
+    return functional.scaled_dot_product_attention(
+        q[:, :, None], keys, values, scale=scale, enable_gqa=True
     )
 
 
@@ -120,4 +124,4 @@ def _token_bytes(cache: LayerCache) -> float:
     """Of the cache, for each token."""
     parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
     slots = cache.keys.shape[0] * cache.keys.shape[1]
-    return sum(part.nbytes for part in parts if part is not None) / slots
+    return float(sum(part.nbytes for part in parts if part is not None)) / slots

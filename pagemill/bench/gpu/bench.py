@@ -90,7 +90,8 @@ class Bench:
         """Whether torch multiplies eight-bit floats there."""
         if not self.on_card:
             return False
-        return bool(torch.version.hip) or torch.cuda.get_device_capability() >= _FLOAT8_FROM
+        new: bool = torch.cuda.get_device_capability(self.device) >= _FLOAT8_FROM
+        return new or bool(torch.version.hip)
 
     def need(self, size: float) -> None:
         """Skip what does not fit."""

@@ -17,7 +17,7 @@ from pagemill.bench.gpu.clock import first_line
 from pagemill.bench.gpu.found import Row
 from pagemill.bench.gpu.steps import alike, num_pages
 from pagemill.ops.cuda import CudaOps
-from pagemill.ops.interface import Rope, SampleRows
+from pagemill.ops.interface import Rope, Sampled, SampleRows
 from pagemill.ops.plain.cache import LayerCache
 
 _EPS = 1e-5
@@ -108,7 +108,7 @@ def _sampling(bench: Bench, rows: int) -> Iterator[Row]:
     logits = 3 * torch.randn((rows, vocab), device=bench.device)
 
     def chosen(name: str, knobs: SampleRows, torchs: Callable[[], Tensor], calls: str) -> Row:
-        took = bench.clock.wall_time(lambda: ops.sample_later(logits, knobs)())
+        took = bench.clock.wall_time(lambda: _waited(ops, logits, knobs))
         other, note = None, f"torch: {calls}"
         try:
             other = bench.clock.wall_time(lambda: torchs().cpu()).seconds
@@ -122,6 +122,11 @@ def _sampling(bench: Bench, rows: int) -> Iterator[Row]:
     yield chosen("temperature", plain, lambda: _drawn(logits), "softmax, multinomial")
     best, tops = f"top_k {_TOP_K}, top_p {_TOP_P}", _knobs(rows, 1.0, _TOP_K, _TOP_P)
     yield chosen(best, tops, lambda: _of_the_best(logits), "topk, softmax, cumsum, multinomial")
+
+
+def _waited(ops: CudaOps, logits: Tensor, knobs: SampleRows) -> Sampled:
+    wait = ops.sample_later(logits, knobs)
+    return wait()
 
 
 def _drawn(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from pagemill.bench.gpu.sizes import Shape
 from pagemill.bench.prompts import WORDS
 from pagemill.checkpoint import Keys, Part, rows_of
 from pagemill.ops.cuda import CudaOps
-from pagemill.ops.interface import Array, Float32, Weight
+from pagemill.ops.interface import Array, Float32, Ops, Weight
 from pagemill.types import ModelCard
 from pagemill.weights import formats
 from pagemill.weights.card import read_card
@@ -163,7 +163,7 @@ def load(shape: Shape, form: str, device: torch.device) -> Loaded:
     """Made on the device, but for the first matrix of each size."""
     source = Untrained(shape, form)
     ops = CopyingOps(str(device), torch.bfloat16)
-    network = models.build(source.card, ops, source)
+    network = models.build(source.card, cast(Ops, ops), source)
     head = 2 * shape.vocab * shape.hidden if shape.tied else 0
     return Loaded(source.card, ops, network, ops.product_bytes + head)
 

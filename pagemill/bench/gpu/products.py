@@ -63,14 +63,15 @@ def _products(
         )
 
 
-def _torchs(
-    bench: Bench, form: str, x: Tensor, dense: Tensor
-) -> tuple[Callable[[], Tensor], str]:
+def _torchs(bench: Bench, form: str, x: Tensor, dense: Tensor) -> tuple[Callable[[], Tensor], str]:
     """Torch's own product with a matrix of that kind, of inputs that are rounded already; where it
     has none, with bf16."""
     if form == "FP8" and bench.has_float8:
         codes, rounded = dense.to(torch.float8_e4m3fn), x.to(torch.float8_e4m3fn)
-        ones = torch.ones((len(x), 1), device=x.device), torch.ones((1, len(dense)), device=x.device)
+        ones = (
+            torch.ones((len(x), 1), device=x.device),
+            torch.ones((1, len(dense)), device=x.device),
+        )
         return partial(
             torch._scaled_mm,
             rounded,

@@ -21,7 +21,6 @@ from pagemill.bench.samples import Summary
 from pagemill.bench.servers import Place, examine
 
 
-
 class _Nobody:
     """Whom nothing is shown."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from random import Random
 from time import perf_counter
+from typing import cast
 
 from pagemill.bench.gpu.bench import Bench, Task
 from pagemill.bench.gpu.found import Row
@@ -14,7 +15,7 @@ from pagemill.bench.gpu.sizes import Shape
 from pagemill.bench.gpu.steps import num_pages
 from pagemill.engine.engine import Engine
 from pagemill.errors import EngineFailure
-from pagemill.ops.interface import Array, Captures
+from pagemill.ops.interface import Array, Captures, Ops
 from pagemill.types import EnginePlan, Request, SamplingParams
 
 _BATCHED_TOKENS = 4096  # of a step
@@ -52,7 +53,7 @@ def _answer(
     """Users who all ask at once: tokens, and seconds until the last has its answer."""
     users, prompt, answer = load
     # An engine of its own each time: nothing is known of an earlier prompt.
-    engine = Engine(model, loaded.ops, kv, plan, loaded.card.vocab_size)
+    engine = Engine(model, cast(Ops, loaded.ops), kv, plan, loaded.card.vocab_size)
     rng = Random(users)  # noqa: S311
     vocab = loaded.card.vocab_size
     for user in range(users):
@@ -85,7 +86,6 @@ def _plan(bench: Bench, users: int, eager: bool) -> EnginePlan:
         prefix_caching=True,
         enforce_eager=eager,
     )
-
 
 
 def _parameters(shape: Shape) -> float:

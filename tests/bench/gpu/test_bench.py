@@ -157,7 +157,8 @@ def test_the_written_file_is_the_same_network(tmp_path: Path) -> None:
     path = tmp_path / "untrained.gguf"
     write(TINY.small, path)
     card, wanted = open_model(path, models).card, Untrained(TINY.small, "BF16").card
-    assert replace(card, name="") == replace(wanted, name="")
+    assert card.norm_eps == pytest.approx(wanted.norm_eps)  # single precision in the file
+    assert replace(card, name="", norm_eps=0) == replace(wanted, name="", norm_eps=0)
 
 
 def test_rows_alike_lie_in_pages_of_their_own() -> None:
