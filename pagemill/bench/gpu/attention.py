@@ -123,5 +123,5 @@ def _heads(bench: Bench, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 def _token_bytes(cache: LayerCache) -> float:
     """Of the cache, for each token."""
     parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
-    slots = cache.keys.shape[0] * cache.keys.shape[1]
-    return float(sum(part.nbytes for part in parts if part is not None)) / slots
+    slots = int(cache.keys.shape[0] * cache.keys.shape[1])
+    return sum(int(part.nbytes) for part in parts if part is not None) / slots

@@ -83,15 +83,15 @@ class Bench:
 
     @property
     def on_card(self) -> bool:
-        return self.device.type == "cuda"
+        return bool(self.device.type == "cuda")
 
     @property
     def has_float8(self) -> bool:
         """Whether torch multiplies eight-bit floats there."""
         if not self.on_card:
             return False
-        new: bool = torch.cuda.get_device_capability(self.device) >= _FLOAT8_FROM
-        return new or bool(torch.version.hip)
+        new = torch.cuda.get_device_capability(self.device) >= _FLOAT8_FROM
+        return bool(new or torch.version.hip)
 
     def need(self, size: float) -> None:
         """Skip what does not fit."""

@@ -47,6 +47,8 @@ def carry_out_here(part: Part, device: str, tiny: bool, until: float, found: Pat
     on = torch.device(device)
     if on.type == "cuda":
         torch.cuda.set_device(on)
+    elif tiny:
+        torch.set_num_threads(1)  # several would only wait for each other
     limits = Limits.of(rows(line for line in read(found) if line.part == "limits"))
     bench = Bench(on, TINY if tiny else FULL, limits, until)
     module = importlib.import_module(f"pagemill.bench.gpu.{part.module}")
