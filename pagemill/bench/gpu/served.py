@@ -52,7 +52,7 @@ async def _press(bench: Bench, path: Path, eager: bool, found: list[Row]) -> Non
     sizes = bench.sizes
     length = sizes.prompt + sizes.answer + 4 * sizes.page
     arguments = [
-        *("--backend", "cuda" if bench.on_card else "cpu"),
+        *("--backend", "cuda" if bench.on_card else "torch", "--device", str(bench.device)),
         *("--max-num-seqs", str(max(sizes.users)), "--max-model-len", str(length)),
         *(["--enforce-eager"] if eager else []),
     ]
