@@ -21,6 +21,8 @@ class RankSettings(Protocol):
     def tensor_parallel_size(self) -> int: ...
     @property
     def pipeline_parallel_size(self) -> int: ...
+    @property
+    def kv_offload_bytes(self) -> int: ...
 
 
 def count(config: RankSettings) -> int:
@@ -65,6 +67,12 @@ def _check(config: RankSettings, card: ModelCard, backend: str) -> None:
     if tensor * pipeline > MOST_RANKS:
         raise _refused(
             "pipeline_parallel_size", pipeline, f"{tensor * pipeline} ranks are too many"
+        )
+    if tensor * pipeline > 1 and config.kv_offload_bytes:
+        raise ConfigError(
+            "kv_offload_gib is set; ranks are told steps only, so pages of several stay where they "
+            "are",
+            param="kv_offload_gib",
         )
     if pipeline > card.layers:
         raise _refused("pipeline_parallel_size", pipeline, f"the model has {card.layers} layers")

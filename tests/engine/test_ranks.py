@@ -73,3 +73,9 @@ def test_what_does_not_divide_is_refused(asked: dict[str, object], words: str) -
         planned(**asked)  # type: ignore[arg-type]
     assert refused.value.message.startswith(words)
     assert refused.value.param in ("tensor_parallel_size", "pipeline_parallel_size")
+
+
+def test_pages_of_several_ranks_stay() -> None:
+    asked = replace(Asked("reference", tensor_parallel_size=2), kv_offload_bytes=1 << 30)
+    with pytest.raises(ConfigError, match="kv_offload_gib is set; ranks are told steps only"):
+        plan(asked, LLAMA, MACHINE, "model.gguf")
