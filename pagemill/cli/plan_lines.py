@@ -27,11 +27,20 @@ def plan_lines(name: str, card: ModelCard, plan: EnginePlan) -> list[str]:
         f"  context   {context}",
         f"  compute   {plan.backend} backend, {_ranks(plan)}{plan.threads} threads, "
         f"{plan.max_num_seqs} requests at once, {plan.max_queued} more may wait",
+        *_layers(card, plan),
         f"  memory    {weights} + {kept} "
         f"+ {size(plan.workspace_bytes)} workspace + {size(plan.process_bytes)} processes "
         f"= {size(plan.total_bytes)} {'estimated' if card.through else 'at most'}",
         *([f"  prefixes  {_NOT_SHARED}"] if plan.state_bytes else []),
     ]
+
+
+def _layers(card: ModelCard, plan: EnginePlan) -> list[str]:
+    """Where a card has no room for all of them."""
+    if plan.gpu_layers < 0:
+        return []
+    rest = card.layers - plan.gpu_layers
+    return [f"  layers    {plan.gpu_layers} on the card; weights of {rest} come from the host"]
 
 
 def _ranks(plan: EnginePlan) -> str:

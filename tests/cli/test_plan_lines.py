@@ -50,3 +50,10 @@ def test_of_an_encoder_it_says_what_it_gives() -> None:
         "  memory    97 MB weights + nothing for texts "
         "+ 22 MB workspace + 100 MB processes = 219 MB at most"
     )
+
+
+def test_says_which_layers_come_from_the_host() -> None:
+    card = replace(SMOLLM2_CARD, layers=32)
+    lines = plan_lines("big", card, replace(PLAN, gpu_layers=20))
+    assert "  layers    20 on the card; weights of 12 come from the host" in lines
+    assert not any("layers" in line for line in plan_lines("big", card, PLAN)[1:])
