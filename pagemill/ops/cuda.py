@@ -7,7 +7,7 @@ not know: which model is running, and how a kernel works.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,21 @@ import torch
 from torch import Tensor
 
 from pagemill.ops.graphs import DecodeGraphs
-from pagemill.ops.interface import Array, Sampled, SampleRows, Scoring, Step, Weight
+from pagemill.ops.interface import (
+    Activation,
+    Array,
+    Rope,
+    Routing,
+    Sampled,
+    SampleRows,
+    Scoring,
+    Step,
+    Weight,
+)
 from pagemill.ops.plain import sampling
 from pagemill.ops.plain.ahead import Choices
 from pagemill.ops.plain.cache import LayerCache
+from pagemill.ops.plain.layouts.dense import Dense
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.ops import PlainOps
 from pagemill.ops.plain.step import DeviceStep
@@ -27,9 +38,11 @@ from pagemill.ops.plain.step import DeviceStep
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 if _HAS_TRITON:
     from pagemill.ops.products import with_kernels
+    from pagemill.ops.triton import gates, grouped, norms, rope_cache
+    from pagemill.ops.triton import sampling as choosing
     from pagemill.ops.triton.decode import paged_decode
     from pagemill.ops.triton.prefill import paged_prefill
-    from pagemill.ops.triton.rope_cache import store
+    from pagemill.ops.triton.routing import route
 
 
 class CudaOps(PlainOps):
@@ -47,6 +60,7 @@ class CudaOps(PlainOps):
         on_card = self.device.type == "cuda"
         self.has_kernels = _HAS_TRITON and (on_card if kernels is None else kernels)
         self._choices = Choices(self.device)
+        self._stacks: dict[int, tuple[Any, Tensor]] = {}  # by the first of what was stacked
 
     def upload(self, weight: Weight, table: bool = False) -> Matrix:
         matrix = super().upload(weight, table)
@@ -58,11 +72,102 @@ class CudaOps(PlainOps):
 
         return DecodeGraphs(super().compile(of_known_tokens), self.device)
 
+    def sample(self, logits: Array, rows: SampleRows) -> Sampled:
+        with torch.inference_mode():
+            return sampling.begin(logits, rows, self._choose)[1]()
+
     def sample_later(self, logits: Array, rows: SampleRows) -> Callable[[], Sampled]:
         with torch.inference_mode():
-            ids, wait = sampling.begin(logits, rows)
+            ids, wait = sampling.begin(logits, rows, self._choose)
             self._choices.keep(ids)
         return wait
+
+    def _choose(self, logits: Tensor, knobs: sampling.Knobs) -> Tensor:
+        if not self.has_kernels:
+            return sampling.choose(logits, knobs)
+        return choosing.sample(
+            sampling.edited(logits, knobs),
+            knobs.temperature,
+            knobs.top_k,
+            knobs.top_p,
+            knobs.min_p,
+            knobs.seeds,
+            knobs.positions,
+            draws=knobs.random,
+        )
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if not self.has_kernels or x.shape[-1] > norms.LONGEST_ROW:
+            return super().rms_norm(x, weight, eps)
+        return norms.rms_norm(x, weight, eps)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        if not self.has_kernels or x.shape[-1] > norms.LONGEST_ROW:
+            return super().layer_norm(x, weight, bias, eps)
+        return norms.layer_norm(x, weight, bias, eps)
+
+    def gated(self, x: Tensor, gate: Tensor, kind: Activation) -> Tensor:
+        if not self.has_kernels:
+            return super().gated(x, gate, kind)
+        return gates.gated(x, gate, kind)
+
+    def sigmoid_mul(self, x: Tensor, gate: Tensor) -> Tensor:
+        if not self.has_kernels:
+            return super().sigmoid_mul(x, gate)
+        return gates.sigmoid_mul(x, gate)
+
+    def rope(self, x: Tensor, positions: Tensor, rope: Rope) -> Tensor:
+        if not self.has_kernels:
+            return super().rope(x, positions, rope)
+        table = self.rope_table(rope)
+        return rope_cache.rope(x, table.cos, table.sin, positions)
+
+    def experts(
+        self,
+        x: Tensor,
+        router: Tensor,
+        routing: Routing,
+        gate_up: Sequence[Matrix],
+        down: Sequence[Matrix],
+        *,
+        selection_bias: Tensor | None = None,
+        gate_up_bias: Sequence[Tensor] | None = None,
+        down_bias: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        # Layers whose weights come from the host share tensors, which cannot be stacked.
+        stacks = self.host is None and _are_dense(gate_up) and _are_dense(down)
+        if not self.has_kernels or not stacks:
+            return super().experts(
+                x,
+                router,
+                routing,
+                gate_up,
+                down,
+                selection_bias=selection_bias,
+                gate_up_bias=gate_up_bias,
+                down_bias=down_bias,
+            )
+        chosen, weights = route(router, routing, selection_bias)
+        routes = grouped.sorted_routes(chosen, len(gate_up))
+        first, second = self._stack_of(gate_up), self._stack_of(down)
+        biases = [None if b is None else self._stack(b[0], b) for b in (gate_up_bias, down_bias)]
+        inner = grouped.grouped_product(x, first, routes, biases[0], gather=True)
+        inner = self.act_mul(inner, routing.activation)
+        y = grouped.grouped_product(inner, second, routes, biases[1], gather=False)
+        return grouped.combined(y, routes, weights)
+
+    def _stack_of(self, matrices: Sequence[Any]) -> Tensor:
+        """Matrices as one tensor (E, N, K), of which they are parts from then on."""
+        stack = self._stack(matrices[0], [matrix.weight for matrix in matrices])
+        if matrices[0].weight.data_ptr() != stack.data_ptr():
+            for matrix, part in zip(matrices, stack, strict=True):
+                matrix.weight = part
+        return stack
+
+    def _stack(self, key: Any, tensors: Sequence[Tensor]) -> Tensor:
+        if id(key) not in self._stacks:
+            self._stacks[id(key)] = (key, torch.stack(list(tensors)))
+        return self._stacks[id(key)][1]
 
     def attention(
         self,
@@ -76,7 +181,7 @@ class CudaOps(PlainOps):
     ) -> Tensor:
         if not self.has_kernels:
             return super().attention(q, k, v, kv, step, scoring, sinks)
-        store(k, v, step.slots, kv)  # all rows of the step, before any row attends
+        rope_cache.store(k, v, step.slots, kv)  # all rows of the step, before any row attends
         if step.max_take == 1:
             return paged_decode(q, kv, step, scoring, sinks=sinks)
         return paged_prefill(q, kv, step, scoring, sinks=sinks)
@@ -97,3 +202,7 @@ class CudaOps(PlainOps):
         queries = torch.cat([q, q_rope], dim=-1)
         attend = paged_decode if step.max_take == 1 else paged_prefill
         return attend(queries, kv, step, Scoring(scale), latent=latent.shape[-1])
+
+
+def _are_dense(matrices: Sequence[Matrix]) -> bool:
+    return isinstance(matrices[0], Dense) and all(isinstance(one, Dense) for one in matrices)

@@ -64,13 +64,18 @@ def sample(logits: Tensor, rows: SampleRows) -> Sampled:
     return begin(logits, rows)[1]()
 
 
-def begin(logits: Tensor, rows: SampleRows) -> tuple[Tensor, Callable[[], Sampled]]:
-    """Ids on their device, and what waits until all of the answer has come from there."""
+def begin(
+    logits: Tensor,
+    rows: SampleRows,
+    chooser: Callable[[Tensor, Knobs], Tensor] | None = None,
+) -> tuple[Tensor, Callable[[], Sampled]]:
+    """Ids on their device, and what waits until all of the answer has come from there. `chooser`
+    stands in for `choose`."""
     if logits.device.type == "mps":  # it has no float64, and shares its memory with the CPU
         logits = logits.cpu()
     logits = logits.float()
     knobs = Knobs.of(rows, logits.shape[1], logits.device)
-    ids = choose(logits, knobs)
+    ids = (chooser or choose)(logits, knobs)
     asking = np.flatnonzero(rows.num_logprobs >= 0)
     most = max(0, int(rows.num_logprobs.max(initial=0)))
     answer = [ids.int()]
@@ -83,12 +88,12 @@ def begin(logits: Tensor, rows: SampleRows) -> tuple[Tensor, Callable[[], Sample
 
 def choose(logits: Tensor, knobs: Knobs) -> Tensor:
     """Float32 logits (S, V) -> ids (S,) int64, -1 where no logit is finite. Stays on the device."""
-    edited = _edited(logits, knobs)
-    edited = edited.masked_fill(edited.isnan(), -torch.inf)
-    ids = edited.argmax(dim=-1)
-    top = edited.amax(dim=-1)
+    logits = edited(logits, knobs)
+    logits = logits.masked_fill(logits.isnan(), -torch.inf)
+    ids = logits.argmax(dim=-1)
+    top = logits.amax(dim=-1)
     if knobs.random:
-        ids = torch.where(knobs.temperature > 0, _draw(edited, knobs), ids)
+        ids = torch.where(knobs.temperature > 0, _draw(logits, knobs), ids)
     return torch.where(top.isfinite(), ids, -1)
 
 
@@ -118,7 +123,8 @@ def _product(word: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     return middle >> 16, ((middle << 16) | (low & 0xFFFF)) & _WORD
 
 
-def _edited(logits: Tensor, knobs: Knobs) -> Tensor:
+def edited(logits: Tensor, knobs: Knobs) -> Tensor:
+    """Logits after their edits: the same tensor where there are none."""
     if not len(knobs.edit_ids):
         return logits
     old = logits[knobs.edit_rows, knobs.edit_ids]
@@ -171,7 +177,7 @@ def _log_probabilities(logits: Tensor, ids: Tensor, asking: Any, most: int) -> l
     of_rows = logits[rows]
     shifted = (of_rows - of_rows.amax(dim=-1, keepdim=True)).double()
     logprobs = (shifted - shifted.exp().sum(dim=-1, keepdim=True).log()).float()
-    chosen = logprobs.gather(1, ids[rows].clamp(min=0)[:, None])
+    chosen = logprobs.gather(1, ids[rows].long().clamp(min=0)[:, None])
     best, best_ids = logprobs.sort(dim=-1, descending=True, stable=True)
     return [chosen, best_ids[:, :most].int(), best[:, :most]]
 
