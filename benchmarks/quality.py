@@ -36,7 +36,8 @@ from pagemill.weights import formats
 from pagemill.weights.load import Checkpoint, open_model
 
 PAGE_SIZE = 16
-GROUP = 32  # inputs of a quantized product that share a scale
+GROUP = 32  # inputs of a quantized product that share a scale, and elements of a q8 key
+VALUE_GROUP = 128  # elements of a q8 value that share a scale
 REFERENCE, LLAMA_CPP = "reference", "llama.cpp"
 REFERENCE_INT8, REFERENCE_FP16 = "reference, int8 activations", "reference, fp16 cache"
 _ROWS = 32  # whose probabilities are compared at once; float64 over a whole vocabulary is large
@@ -67,6 +68,34 @@ class HalfCacheReference(WholeReference):
     ) -> Array:
         k, v = (side.astype(np.float16).astype(np.float32) for side in (k, v))
         return super().attention(q, k, v, kv, step, scoring, sinks)
+
+
+class Q8CacheReference(WholeReference):
+    """Keys and values are rounded as the cpu backend's q8 cache has them."""
+
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: Array,
+        step: Step,
+        scoring: Scoring,
+        sinks: Array | None = None,
+    ) -> Array:
+        k, v = q8_rounded(k, GROUP), q8_rounded(v, VALUE_GROUP)
+        return super().attention(q, k, v, kv, step, scoring, sinks)
+
+
+def q8_rounded(x: Float32, group: int) -> Float32:
+    """(..., D), each group of elements at the nearest of 255 steps, whose size is fp16."""
+    groups = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % group)])
+    groups = groups.reshape(*x.shape[:-1], -1, group)
+    scale = (np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)).astype(np.float16)
+    scale = scale.astype(np.float32)
+    steps = np.rint(np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0))
+    rounded = np.clip(steps, -127, 127) * scale
+    return np.asarray(rounded.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +263,8 @@ def runners(
         REFERENCE_FP16: (HalfCacheReference(), stored),
         f"cpu {isas[0]}, float weights": (CpuOps(threads, isas[0]), floats),
         f"cpu {isas[0]}, fp32 cache": (CpuOps(threads, isas[0], "f32"), stored),
+        f"cpu {isas[0]}, q8 cache": (CpuOps(threads, isas[0], "q8"), stored),
+        f"cpu {isas[0]}, q8 cache, float weights": (CpuOps(threads, isas[0], "q8"), floats),
     }
     named |= {f"cpu {isa}": (CpuOps(threads, isa), stored) for isa in isas}
     return {

@@ -243,9 +243,13 @@ NB_MODULE(_native, m) {
       .def_prop_ro("layers", &KvCache::layers)
       .def_prop_ro("page_size", &KvCache::page_size)
       .def_prop_ro("num_slots", &KvCache::num_slots);
-  m.def("kv_cache", [](int layers, int num_pages, int page_size, int heads, int dim, bool half) {
-    return std::make_shared<KvCache>(layers, num_pages, page_size, heads, dim, half);
+  m.def("kv_cache", [](int layers, int num_pages, int page_size, int heads, int dim, CacheKind kind) {
+    return std::make_shared<KvCache>(layers, num_pages, page_size, heads, dim, kind);
   });
+  m.def(
+      "kv_token_bytes",
+      [](int heads, int dim, CacheKind kind) { return heads * chunk_bytes(kind, dim) / kChunk; }, "heads"_a,
+      "dim"_a, "kind"_a, "What a token's keys and values take in one layer.");
   nb::class_<States>(m, "States").def_prop_ro("bytes", &States::bytes);
   m.def("states",
         [](int layers, int slots, int64_t size) { return std::make_shared<States>(layers, slots, size); });

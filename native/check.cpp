@@ -136,17 +136,17 @@ struct Scored {
   bool sinks;
 };
 
-std::vector<float> attention(const Kernels& kernels, bool half, int dim, int group, int history,
+std::vector<float> attention(const Kernels& kernels, CacheKind kind, int dim, int group, int history,
                              const Scored& scored, const std::vector<float>& numbers) {
   const int heads = 2, wide = padded(dim), chunks = history / 16 + 2;
-  std::vector<float> cache((size_t)chunks * heads * 2 * 16 * wide);
-  KvLayer layer{cache.data(), half, heads, dim, wide, heads};
+  std::vector<char> cache(chunks * heads * chunk_bytes(kind, dim));
+  KvLayer layer{cache.data(), kind, heads, dim, wide, chunk_bytes(kind, dim), heads};
   std::vector<int32_t> pages(chunks);
   for (int i = 0; i < chunks; i++) pages[i] = chunks - 1 - i;
   for (int t = 0; t < history; t++)
     for (int h = 0; h < heads; h++) {
       const int64_t slot = pages[t / 16] * 16 + t % 16;
-      const int first = std::min(dim, 16);  // a key may come in two parts
+      const int first = std::min(dim, kKeyGroup);  // a key may come in two parts
       kernels.store_key(layer, slot, h, &numbers[(t * 31 + h) % 1000], 0, first);
       kernels.store_key(layer, slot, h, &numbers[(t * 31 + h) % 1000 + first], first, dim - first);
       kernels.store_value(layer, slot, h, &numbers[(t * 17 + h * 5) % 1000], dim);
@@ -246,7 +246,7 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
             product(portable, pool, "F32", raw, n, k, x, rows, 1), 1e-5f);
   }
   const std::vector<float> numbers = random_floats(4096);
-  for (bool half : {true, false})
+  for (CacheKind kind : {CacheKind::f16, CacheKind::f32, CacheKind::q8})
     for (int dim : {24, 64, 256})
       for (int group : {1, 3, 4})
         for (int history : {1, 15, 100, 1500})
@@ -254,8 +254,8 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
             compare(kernels.name,
                     "attention " + std::to_string(dim) + " x " + std::to_string(group) + ", " +
                         std::to_string(history) + (scored.window ? " in a window" : ""),
-                    attention(kernels, half, dim, group, history, scored, numbers),
-                    attention(portable, half, dim, group, history, scored, numbers), 1e-4f);
+                    attention(kernels, kind, dim, group, history, scored, numbers),
+                    attention(portable, kind, dim, group, history, scored, numbers), 1e-4f);
   for (int dim : {8, 16, 50})
     compare(kernels.name, "recurrence of " + std::to_string(dim), recurrence(kernels, dim, numbers),
             recurrence(portable, dim, numbers), 1e-5f);

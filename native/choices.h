@@ -56,6 +56,10 @@ inline std::vector<std::string> choices<pagemill::Ids>() {
   return {"token_ids", "positions", "token_types"};
 }
 template <>
+inline std::vector<std::string> choices<pagemill::CacheKind>() {
+  return {"f16", "f32", "q8"};
+}
+template <>
 inline std::vector<std::string> choices<pagemill::Pooling>() {
   return {"mean", "cls", "last"};
 }
@@ -83,6 +87,8 @@ template <>
 struct type_caster<pagemill::Ids> : choice_caster<pagemill::Ids> {};
 template <>
 struct type_caster<pagemill::Pooling> : choice_caster<pagemill::Pooling> {};
+template <>
+struct type_caster<pagemill::CacheKind> : choice_caster<pagemill::CacheKind> {};
 template <>
 struct type_caster<pagemill::Curve> : choice_caster<pagemill::Curve> {};
 

@@ -42,13 +42,34 @@ struct Activation {
   int groups, planes;
 };
 
-// One layer's keys and values: per 16 tokens and key/value head, keys transposed (padded_dim, 16), then
-// values (16, padded_dim). A cache holds all layers of 16 tokens side by side, so the next ones' `data` lies
-// `heads_apart` heads further on.
+// What keys and values are kept as.
+enum class CacheKind : int { f16, f32, q8 };
+
+constexpr int kKeyGroup = kGroup;  // elements of a q8 key that share a scale: a row meets them in groups
+constexpr int kValueGroup = 128;   // and of a value
+
+constexpr int padded(int dim) { return (dim + 15) / 16 * 16; }
+constexpr int num_groups(int n, int size) { return (n + size - 1) / size; }
+
+// Bytes of the q8 keys or values of 16 tokens, whole cache lines: codes, then scales in half precision.
+constexpr size_t q8_bytes(int dim, int group) {
+  return ((size_t)kChunk * (padded(dim) + 2 * num_groups(dim, group)) + kLine - 1) / kLine * kLine;
+}
+
+// Bytes of a chunk: the keys and values of 16 tokens and one key/value head. As floats: keys transposed
+// (padded_dim, 16), then values (16, padded_dim). As q8: see cache_q8.h.
+constexpr size_t chunk_bytes(CacheKind kind, int dim) {
+  if (kind != CacheKind::q8) return (size_t)2 * kChunk * padded(dim) * (kind == CacheKind::f16 ? 2 : 4);
+  return q8_bytes(dim, kKeyGroup) + q8_bytes(dim, kValueGroup);
+}
+
+// One layer's keys and values. A cache holds the chunks of 16 tokens side by side, of all layers and heads,
+// so the next tokens' `data` lies `heads_apart` chunks further on.
 struct KvLayer {
   void* data;
-  bool half;  // fp16, else fp32
+  CacheKind kind;
   int kv_heads, dim, padded_dim;
+  size_t chunk_bytes;
   int heads_apart;
 };
 
@@ -156,10 +177,10 @@ struct Kernels {
   int spun;
 };
 
-constexpr int padded(int dim) { return (dim + 15) / 16 * 16; }
-
+// What a task needs: of each row a query, two vectors of sums, a segment's weights and their int8; beside
+// them the scales of a segment's values.
 constexpr int scratch_size(int max_query_rows, int padded_dim) {
-  return max_query_rows * (kSegment + 3 * padded_dim + 64) + 64;
+  return max_query_rows * (kSegment + kSegment / 2 + 3 * padded_dim + 64) + kSegment + 64;
 }
 
 const Kernels* kernels_portable();

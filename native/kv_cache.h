@@ -1,5 +1,6 @@
-// Keys and values of all layers in pages of `page_size` tokens. What a page holds of all layers lies together, so
-// pages that are used for the first time take new memory one after another, not in every layer at once.
+// Keys and values of all layers in pages of `page_size` tokens. What a page holds of all layers lies
+// together, so pages that are used for the first time take new memory one after another, not in every layer
+// at once.
 #pragma once
 
 #include "kernels.h"
@@ -9,7 +10,7 @@ namespace pagemill {
 
 class KvCache {
  public:
-  KvCache(int layers, int num_pages, int page_size, int heads, int dim, bool half);
+  KvCache(int layers, int num_pages, int page_size, int heads, int dim, CacheKind kind);
   KvCache(const KvCache&) = delete;
   KvLayer layer(int index) const;
   int layers() const { return layers_; }
@@ -21,8 +22,8 @@ class KvCache {
 
  private:
   int layers_, num_pages_, page_size_, heads_, dim_, padded_dim_;
-  bool half_;
-  size_t chunk_bytes_;  // of 16 tokens in one layer
+  CacheKind kind_;
+  size_t chunk_bytes_, layer_bytes_;  // of 16 tokens: of a head, of a layer
   Block memory_;
 };
 

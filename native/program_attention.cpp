@@ -137,7 +137,7 @@ void Program::attend_packed(const Instruction& i, const Task& task, int kv_head,
   const int from = std::max(0, task.first - reach) / kChunk * kChunk,
             to = (int)std::min<int64_t>(count, (int64_t)task.first + task.count + reach);
   float* packed = scratch + scratch_size(kernels_.max_query_rows, padded(dim));
-  const KvLayer layer{packed, false, 1, dim, padded(dim), 1};
+  const KvLayer layer{packed, CacheKind::f32, 1, dim, padded(dim), chunk_bytes(CacheKind::f32, dim), 1};
   if (dim < layer.padded_dim)
     std::fill_n(packed, (size_t)round_up(to - from, kChunk) * 2 * layer.padded_dim, 0);
   // A head's columns of successive tokens lie far apart: they are asked for ahead of their use.

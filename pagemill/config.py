@@ -66,9 +66,10 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
-def _one_of(*choices: str) -> Parser:
+def _one_of(*choices: str, **spellings: str) -> Parser:
     def parse(value: Any) -> str:
         word = str(value).strip().lower()
+        word = spellings.get(word, word)
         if word not in choices:
             raise ValueError(f"one of {', '.join(choices)}")
         return word
@@ -129,6 +130,9 @@ class EngineConfig:
         0, _integer(0), "requests that may wait; more are refused with 429; 0: chosen"
     )
     kv_cache_memory: int = _setting(0, size, "memory for keys and values, such as 512M; 0: chosen")
+    kv_cache_dtype: str = _setting(
+        "auto", _one_of("auto", "f16", "f32", "q8", q8_0="q8"), "what the cpu backend caches"
+    )
     page_size: int = _setting(16, _integer(1, 1024), "tokens in one page of keys and values")
     prefix_caching: bool = _setting(True, _switch, "reuse keys and values of equal beginnings")
     async_scheduling: bool = _setting(

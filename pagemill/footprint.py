@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pagemill.weights.load import Checkpoint
 
 
-def footprint_of(checkpoint: Checkpoint | Foreign, backend: str) -> Footprint | None:
+def footprint_of(
+    checkpoint: Checkpoint | Foreign, backend: str, kv_dtype: str = "auto"
+) -> Footprint | None:
     """None for a backend that is not outlined. Raises what building the network would: BadModelFile
     for a tensor that is missing, Unsupported for one without a kernel."""
     # Imported here: they are not needed before a model is.
@@ -28,6 +30,6 @@ def footprint_of(checkpoint: Checkpoint | Foreign, backend: str) -> Footprint | 
     from pagemill import models
     from pagemill.ops.outline import OutlineOps
 
-    ops = OutlineOps()
+    ops = OutlineOps("f16" if kv_dtype == "auto" else kv_dtype)
     model = models.build(checkpoint.card, ops, checkpoint.source.outline())
     return ops.footprint(model, checkpoint.card.vocab_size)

@@ -163,7 +163,7 @@ def new_ops(plan: EnginePlan) -> Ops:
             raise Unsupported(
                 f"the native kernels cannot be loaded ({error}); --backend reference needs none"
             ) from error
-        return CpuOps(threads=plan.threads)
+        return CpuOps(threads=plan.threads, kv_dtype=plan.kv_cache_dtype)
     if plan.backend in ("cuda", "torch"):
         return _tensor_ops(plan)
     raise Unsupported(

@@ -121,9 +121,10 @@ def _read(config: EngineConfig, path: Path) -> tuple[ModelCard, Footprint]:
     checkpoint = open_as_asked(config, path)
     card = checkpoint.card
     config = with_backend(config, card)
-    return card, footprint_of(checkpoint, config.backend) or estimate(
-        card, config.backend, config.dtype
-    )
+    footprint = footprint_of(checkpoint, config.backend, config.kv_cache_dtype)
+    if footprint is None:
+        footprint = estimate(card, config.backend, config.dtype, config.kv_cache_dtype)
+    return card, footprint
 
 
 def _ask(name: str, config: EngineConfig, settings: Settings) -> tuple[ModelCard, Footprint]:
@@ -168,8 +169,9 @@ def _estimate_report(name: str, known: _OnlySize, machine: Machine) -> tuple[str
 def memory_lines(card: ModelCard, footprint: Footprint, plan: EnginePlan) -> list[str]:
     """What takes how much, and why."""
     slots = plan.num_pages * plan.page_size
+    kept = "" if plan.kv_cache_dtype in ("auto", "f16") else f" as {plan.kv_cache_dtype}"
     cache = (
-        f"{slots:,} tokens of {text.size(footprint.kv_token_bytes)}, "
+        f"{slots:,} tokens of {text.size(footprint.kv_token_bytes)}{kept}, "
         f"{plan.num_pages:,} pages of {plan.page_size}"
         if footprint.kv_token_bytes
         else "the network keeps nothing of a text"
@@ -216,6 +218,8 @@ def _command(planned: Planned, made: EnginePlan) -> list[str]:
         return [f"It fits: pagemill serve {planned.name}"]
     flags = f"--max-model-len {made.max_model_len} --max-num-seqs {made.max_num_seqs}"
     cache = f" --kv-cache-memory {made.kv_bytes}" if made.kv_bytes else ""
+    if planned.config.kv_cache_dtype != "auto":
+        cache += f" --kv-cache-dtype {made.kv_cache_dtype}"
     return [f"It fits: pagemill serve {planned.name} {flags}{cache}"]
 
 

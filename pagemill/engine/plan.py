@@ -61,6 +61,8 @@ class EngineSettings(ranks.RankSettings, Protocol):
     @property
     def kv_cache_memory(self) -> int: ...
     @property
+    def kv_cache_dtype(self) -> str: ...
+    @property
     def page_size(self) -> int: ...
     @property
     def prefix_caching(self) -> bool: ...
@@ -98,7 +100,7 @@ def plan(
     machine = with_memory_of(machine, device, ranks.count(config), share)
     page_size = _page_size(config, backend)
     threads = _within("threads", config.threads or machine.cores, 1, 1024)
-    found = footprint or estimate(card, backend, config.dtype)
+    found = footprint or estimate(card, backend, config.dtype, config.kv_cache_dtype)
     footprint = ranks.shared(config, card, backend, found)
     page_bytes = page_size * footprint.kv_token_bytes
     process = _process_bytes(card, device, ranks.count(config)) + footprint.process_bytes
@@ -188,7 +190,21 @@ def _as_asked(made: EnginePlan, config: EngineSettings, card: ModelCard) -> Engi
         asked_kv_bytes=config.kv_cache_memory,
         least_model_len=min(SMALLEST_USEFUL_LEN, card.context_length),
         kv_offload_bytes=config.kv_offload_bytes,
+        kv_cache_dtype=_kv_cache_dtype(config.kv_cache_dtype, made.backend),
     )
+
+
+def _kv_cache_dtype(asked: str, backend: str) -> str:
+    """What keys and values are kept as. Only the cpu backend has a choice."""
+    if backend == "cpu":
+        return "f16" if asked == "auto" else asked
+    own, kept = ("f32", "f32") if backend == "reference" else ("auto", "its weights are")
+    if asked not in ("auto", own):
+        raise ConfigError(
+            f"kv_cache_dtype is {asked}; the {backend} backend keeps keys and values as {kept}",
+            param="kv_cache_dtype",
+        )
+    return own
 
 
 def _useful_pages(card: ModelCard, batched: int, max_num_seqs: int, page_size: int) -> int:
@@ -281,12 +297,19 @@ def workspace_bytes(
     )
 
 
-def kv_bytes_per_token(card: ModelCard, backend: str = "cpu", dtype: str = "auto") -> int:
+def kv_bytes_per_token(
+    card: ModelCard, backend: str = "cpu", dtype: str = "auto", kv_dtype: str = "auto"
+) -> int:
     """Keys and values of one token in all layers."""
-    return card.kv_elements * element_size(backend, dtype)
+    sixteenths = 16 * element_size(backend, dtype)
+    if backend == "cpu":
+        sixteenths = {"q8": 17, "f32": 64}.get(kv_dtype, 32)  # 17: with scales
+    return card.kv_elements * sixteenths // 16
 
 
-def estimate(card: ModelCard, backend: str, dtype: str = "auto") -> Footprint:
+def estimate(
+    card: ModelCard, backend: str, dtype: str = "auto", kv_dtype: str = "auto"
+) -> Footprint:
     """A footprint from what a card says, for what cannot be outlined: on the reference weights
     become float32; on tensors they become what is computed in, but a GPU keeps codes; others are
     taken to keep their size. Activations as of a plain transformer whose buffers are used again."""
@@ -302,7 +325,7 @@ def estimate(card: ModelCard, backend: str, dtype: str = "auto") -> Footprint:
     return Footprint(
         weights=(KeptWeights(card.quantization, name, card.weights_bytes, kept),),
         vector_bytes=0,
-        kv_token_bytes=kv_bytes_per_token(card, backend, dtype),
+        kv_token_bytes=kv_bytes_per_token(card, backend, dtype, kv_dtype),
         state_bytes=4 * card.state_elements,
         token_bytes=4 * (4 * card.hidden_size + 3 * card.ffn_size + 2 * heads * card.head_dim),
         sampled_bytes=4 * (card.vocab_size + 3 * card.hidden_size),

@@ -37,6 +37,7 @@ from pagemill.ops.recorder import Rows, Symbol
 from pagemill.ops.recording import Compiled, recorded
 from pagemill.weights import formats
 
+_KEY_GROUP = 32  # elements of a q8 key that share a scale
 _FIRST_POSITIONS = 2048  # rows of a rotary table at first; it doubles when a longer sequence comes
 
 
@@ -80,7 +81,7 @@ class _RopeTable:
 class CpuOps(Alone):
     """`Ops` on native kernels with `threads` threads.
 
-    isa: "auto" or one of `_native.instruction_sets()`. kv_dtype: "f16" or "f32".
+    isa: "auto" or one of `_native.instruction_sets()`. kv_dtype: "f16", "f32" or "q8".
     """
 
     name = "cpu"
@@ -110,9 +111,7 @@ class CpuOps(Alone):
         return _native.vector(np.ascontiguousarray(values, np.float32))
 
     def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Cache:
-        return Cache(
-            _native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype == "f16")
-        )
+        return Cache(_native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype))
 
     def new_state(self, layers: int, slots: int, size: int) -> Cache:
         return Cache(_native.states(layers, slots, size))
@@ -218,6 +217,11 @@ class CpuOps(Alone):
         step: Step,
         scale: float,
     ) -> Array:
+        if self.kv_dtype == "q8" and latent.shape[1] % _KEY_GROUP:
+            raise Unsupported(
+                f"a q8 cache of latent vectors of {latent.shape[1]} elements, which is no multiple "
+                f"of {_KEY_GROUP}; --kv-cache-dtype f16 keeps any"
+            )
         inputs = (q.dense(), q_rope, latent.dense(), k_rope.dense())
         attrs = {"kv": kv.cache, "layer": kv.layer, "scoring": (scale, 0, 0.0)}
         return q.recorder.add("latent_attention", q.shape[0], q.shape[1:], inputs, **attrs)

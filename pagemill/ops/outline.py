@@ -26,7 +26,7 @@ from pagemill.weights import formats
 
 _GROUP, _LINE = 32, 16  # inputs that share a scale; floats of a cache line
 _GROUP_BYTES = _GROUP + 16  # int8, and what undoes the rounding
-_PADDED = 16  # elements of a head are padded to a multiple in the cache
+_PAGE_SIZE = 16
 _QUERY_ROWS = 16  # the most that an attention kernel has in hand
 _SEGMENT = 1024  # tokens of history that it weighs at once
 _DENSE = ("F32", "F16", "BF16")
@@ -137,8 +137,8 @@ class _Buffers:
 class OutlineOps(CpuOps):
     """`CpuOps` that keep no weights, count them, and compute nothing."""
 
-    def __init__(self) -> None:
-        super().__init__(1, _native.instruction_sets()[-1])
+    def __init__(self, kv_dtype: str = "f16") -> None:
+        super().__init__(1, _native.instruction_sets()[-1], kv_dtype)
         self._kept: Counter[tuple[str, str]] = Counter()
         self._stored: Counter[tuple[str, str]] = Counter()
         self._kv_bytes = 0
@@ -177,8 +177,7 @@ class OutlineOps(CpuOps):
 
     def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Any:
         self._head_dim = max(self._head_dim, dim)
-        padded = -(-dim // _PADDED) * _PADDED
-        self._kv_bytes += layers * heads * 2 * padded * (2 if self.kv_dtype == "f16" else 4)
+        self._kv_bytes += layers * _native.kv_token_bytes(heads, dim, self.kv_dtype)
         return _Cache()
 
     def new_state(self, layers: int, slots: int, size: int) -> Any:
@@ -187,13 +186,13 @@ class OutlineOps(CpuOps):
 
     def footprint(self, model: Any, vocab_size: int) -> Footprint:
         """Of a network that was built on these operations."""
-        kv = model.new_kv(1, _PADDED, 1)
+        kv = model.new_kv(1, _PAGE_SIZE, 1)
         recorder, buffers = Recorder(), _Buffers()
         network: Callable[[Step, Any], Any] = model
         result = network(SymbolicStep(recorder), kv)  # type: ignore[arg-type]
         lower(recorder, buffers, result.dense())
         dim = max(self._head_dim, buffers.text_dim)
-        scratch = _QUERY_ROWS * (_SEGMENT + 3 * dim + 64) * 4
+        scratch = (_QUERY_ROWS * (_SEGMENT * 3 // 2 + 3 * dim + 64) + _SEGMENT) * 4
         return Footprint(
             weights=tuple(self._weights()),
             vector_bytes=self._vectors,

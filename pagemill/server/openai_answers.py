@@ -73,9 +73,10 @@ class Call:
 
 
 def fingerprint(model: ServedModel) -> str:
-    """Changes when program, model file, backend or quantization change."""
+    """Changes when program, model file, quantization, backend or what the cache keeps change."""
     card, plan = model.card, model.plan
-    seen = f"{__version__} {card.name} {card.quantization} {card.weights_bytes} {plan.backend}"
+    weights = f"{card.name} {card.quantization} {card.weights_bytes}"
+    seen = f"{__version__} {weights} {plan.backend} {plan.kv_cache_dtype}"
     return "fp_" + hashlib.sha256(seen.encode()).hexdigest()[:10]
 
 

@@ -45,12 +45,18 @@ def requests() -> list[Request]:
     return made
 
 
+@pytest.fixture(scope="module", params=["f16", "q8"])
+def kv_dtype(request: pytest.FixtureRequest) -> str:
+    """What keys and values are kept as."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def run(smollm2_path: Path) -> Run:
+def run(smollm2_path: Path, kv_dtype: str) -> Run:
     """Runs groups of requests, one group after another, on an engine of its own."""
     cpu = pytest.importorskip("pagemill.ops.cpu", reason="the native kernels are not built")
     checkpoint = open_model(smollm2_path, models)
-    ops = cpu.CpuOps(threads=2)
+    ops = cpu.CpuOps(threads=2, kv_dtype=kv_dtype)
     model = models.build(checkpoint.card, ops, checkpoint.source)
 
     def run(groups: list[list[Request]], **changes: object) -> tuple[Answers, EngineStats]:
@@ -122,11 +128,11 @@ def test_in_larger_pages(run: Run, alone: Answers, page_size: int) -> None:
     assert run([requests()], page_size=page_size, num_pages=9600 // page_size)[0] == alone
 
 
-def test_on_one_thread(run: Run, alone: Answers, smollm2_path: Path) -> None:
+def test_on_one_thread(alone: Answers, smollm2_path: Path, kv_dtype: str) -> None:
     from pagemill.ops.cpu import CpuOps
 
     checkpoint = open_model(smollm2_path, models)
-    ops = CpuOps(threads=1)
+    ops = CpuOps(threads=1, kv_dtype=kv_dtype)
     model = models.build(checkpoint.card, ops, checkpoint.source)
     engine = Engine(
         ops.compile(model), ops, model.new_kv(600, 16), PLAN, checkpoint.card.vocab_size

@@ -48,6 +48,15 @@ def test_what_fits_comes_with_the_command(
     assert "--max-model-len 64 --max-num-seqs 3 --kv-cache-memory" in report
 
 
+def test_a_q8_cache_is_counted(
+    tiny_llama_path: Path, settings: Settings, available: Enough
+) -> None:
+    available(1 << 34)
+    engine = replace(settings.engine, backend="cpu", kv_cache_dtype="q8")
+    report, _ = plan(str(tiny_llama_path), replace(settings, engine=engine), 64, 3)
+    assert " as q8, 12 pages" in report and report.endswith(" --kv-cache-dtype q8")
+
+
 def test_what_does_not_fit_comes_with_what_would(
     tiny_llama_path: Path, settings: Settings, available: Enough
 ) -> None:

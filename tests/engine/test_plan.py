@@ -35,13 +35,16 @@ class Asked:
     pipeline_parallel_size: int = 1
     dtype: str = "auto"
     quantization: str = "none"
+    kv_cache_dtype: str = "auto"
 
 
 def planned(asked: Asked, card: ModelCard = CARD, available: int = 12 * GIB) -> EnginePlan:
     machine = replace(MACHINE, available_bytes=available)
     made = plan(asked, card, machine, "model.gguf")
     assert made.num_pages * made.page_size >= made.max_model_len
-    page_bytes = made.page_size * kv_bytes_per_token(card, made.backend)
+    page_bytes = made.page_size * kv_bytes_per_token(
+        card, made.backend, kv_dtype=made.kv_cache_dtype
+    )
     assert made.kv_bytes == made.num_pages * page_bytes
     return made
 
@@ -65,6 +68,22 @@ def test_what_is_asked_is_what_is_planned() -> None:
     assert (made.max_num_seqs, made.max_num_batched_tokens, made.max_queued) == (7, 33, 5)
     assert (made.page_size, made.prefix_caching) == (4, False)
     assert (1 << 28) - made.kv_bytes < 4 * kv_bytes_per_token(CARD, "reference")
+
+
+def test_a_q8_cache_holds_nearly_twice_the_tokens() -> None:
+    asked = {"kv_cache_memory": 1 << 28}
+    half, quarter = planned(Asked(**asked)), planned(Asked(**asked, kv_cache_dtype="q8"))
+    assert (half.kv_cache_dtype, quarter.kv_cache_dtype) == ("f16", "q8")
+    assert quarter.num_pages == pytest.approx(half.num_pages * 32 / 17, abs=1)
+    full = planned(Asked(**asked, kv_cache_dtype="f32"))
+    assert full.num_pages == pytest.approx(half.num_pages / 2, abs=1)
+
+
+@pytest.mark.parametrize("backend", ["reference", "transformers"])
+def test_only_the_cpu_backend_has_a_choice_of_cache(backend: str) -> None:
+    with pytest.raises(ConfigError, match=f"kv_cache_dtype is q8; the {backend} backend keeps"):
+        planned(Asked(backend=backend, kv_cache_dtype="q8"))
+    assert planned(Asked(backend="reference", kv_cache_dtype="f32")).kv_cache_dtype == "f32"
 
 
 def test_many_sequences_leave_room_for_prompts() -> None:

@@ -43,6 +43,16 @@ def step() -> Step:
     )
 
 
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8"])
+def test_a_cache_takes_what_was_said(kv_dtype: str) -> None:
+    path = GOLDEN / "tiny_llama.gguf"
+    footprint = footprint_of(open_model(path, models), "cpu", kv_dtype)
+    assert footprint is not None
+    checkpoint = open_model(path, models)
+    model = models.build(checkpoint.card, cpu.CpuOps(kv_dtype=kv_dtype), checkpoint.source)
+    assert model.new_kv(4, PAGE_SIZE).nbytes == 4 * PAGE_SIZE * footprint.kv_token_bytes + 4096
+
+
 class Counting(cpu.CpuOps):  # type: ignore[misc, name-defined]
     """The real backend, which remembers the sizes of its matrices."""
 

@@ -1,0 +1,155 @@
+// A cache of floats, fp16 or fp32: how rows that attend score its keys and add up its values.
+//
+// Keys lie transposed, so a chunk of 16 tokens is one vector for each of their elements; values lie token by
+// token.
+#pragma once
+
+#include "chunks.h"
+#include "functions.h"
+
+namespace pagemill {
+namespace {
+
+template <bool kHalf>
+struct Floats {
+  static constexpr int kElement = kHalf ? 2 : 4;
+  static constexpr int kSoon = kChunksAhead;
+
+  static F32 load_kv(const char* p) {
+    if constexpr (kHalf) return load_half((const uint16_t*)p);
+    return load((const float*)p);
+  }
+
+  // kM rows that attend together.
+  template <int kM>
+  struct Rows {
+    const char* data;
+    int dim;
+    float* q;
+
+    Rows(const KvLayer& layer, const AttentionTask& task, float* scratch, float*)
+        : data((const char*)layer.data), dim(layer.padded_dim), q(scratch) {
+      for (int m = 0; m < kM; m++) {
+        const float* from = task.q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim;
+        for (int d = 0; d < dim; d += 16) store(q + m * dim + d, load_first(from + d, layer.dim - d));
+      }
+    }
+
+    void score(const Chunks& chunk, int first_chunk, int tokens, bool fetch, float* scores) const {
+      const int chunks = (tokens + kChunk - 1) / kChunk;
+      for (int c = 0; c < chunks; c++) {
+        const int later = c + kChunksAhead < chunks ? c + kChunksAhead : chunks - 1;
+        const char* ahead = fetch ? data + chunk(first_chunk + later) : nullptr;
+        score_chunk(data + chunk(first_chunk + c), ahead, scores + c * kChunk);
+      }
+    }
+
+    // The first `wanted` elements of the weighted sums.
+    void weigh(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int wanted,
+               const float* weights, float* out) const {
+      constexpr int kBlock = kM < 4 ? kM : 4;
+      weigh_rows<kBlock>(chunk, soon, first_chunk, tokens, wanted, weights, out);
+      if constexpr (kM > kBlock)
+        weigh_rows<kM - kBlock>(chunk, {}, first_chunk, tokens, wanted, weights + kBlock * kSegment,
+                                out + kBlock * dim);
+    }
+
+   private:
+    // Chunks are scattered over the cache, where the hardware cannot guess the next one: all of `ahead`, keys
+    // and values, is asked for meanwhile, unless it is null. Into the second level: the first cannot wait for
+    // so many lines at once.
+    void score_chunk(const char* keys, const char* ahead, float* scores) const {
+      constexpr int kBytes = 64 * kElement;  // of a chunk, for each two elements
+      F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
+#pragma GCC unroll 8
+      for (int m = 0; m < kM; m++) even[m] = odd[m] = zero();
+      for (int d = 0; d < dim; d += 2) {
+        if (ahead)
+          for (int byte = 0; byte < kBytes; byte += 64) prefetch_far(ahead + (size_t)(d / 2) * kBytes + byte);
+        const F32 first = load_kv(keys + (size_t)d * kChunk * kElement),
+                  second = load_kv(keys + (size_t)(d + 1) * kChunk * kElement);
+#pragma GCC unroll 8
+        for (int m = 0; m < kM; m++) {
+          even[m] = fma(first, splat(q[m * dim + d]), even[m]);
+          odd[m] = fma(second, splat(q[m * dim + d + 1]), odd[m]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < kM; m++) store(scores + m * kSegment, add(even[m], odd[m]));
+    }
+
+    // Weighted sums for kR rows, 16 * kV elements of the head at a time.
+    template <int kR, int kV>
+    void weigh_some(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int d,
+                    const float* weights, float* out) const {
+      F32 sums[kR][kV];
+#pragma GCC unroll 4
+      for (int m = 0; m < kR; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < kV; v++) sums[m][v] = zero();
+      for (int t = 0; t < tokens; t += kChunk) {
+        const char* values = data + chunk(first_chunk + t / kChunk) + ((size_t)dim * kChunk + d) * kElement;
+        const int n = tokens - t < kChunk ? tokens - t : kChunk;
+        const char* ask = soon.of(t / kChunk);
+        for (int i = 0; i < n; i++) {
+          if (ask)
+            for (int byte = 0; byte < kV * 32 * kElement; byte += 64)
+              prefetch_far(ask + (size_t)2 * kElement * (i * dim + d) + byte);
+          F32 value[kV];
+#pragma GCC unroll 4
+          for (int v = 0; v < kV; v++) value[v] = load_kv(values + (size_t)(i * dim + 16 * v) * kElement);
+#pragma GCC unroll 4
+          for (int m = 0; m < kR; m++) {
+            const F32 weight = splat(weights[m * kSegment + t + i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < kV; v++) sums[m][v] = fma(value[v], weight, sums[m][v]);
+          }
+        }
+      }
+#pragma GCC unroll 4
+      for (int m = 0; m < kR; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < kV; v++) store(out + m * dim + d + 16 * v, sums[m][v]);
+    }
+
+    template <int kR>
+    void weigh_rows(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int wanted,
+                    const float* weights, float* out) const {
+      int d = 0;
+      for (; d + 16 * kValueVectors <= wanted; d += 16 * kValueVectors)
+        weigh_some<kR, kValueVectors>(chunk, soon, first_chunk, tokens, d, weights, out);
+      if constexpr (kValueVectors > 2)
+        for (; d + 32 <= wanted; d += 32)
+          weigh_some<kR, 2>(chunk, soon, first_chunk, tokens, d, weights, out);
+      for (; d < wanted; d += 16) weigh_some<kR, 1>(chunk, soon, first_chunk, tokens, d, weights, out);
+    }
+  };
+
+  static void store_key(char* chunk, int, int token, const float* key, int first, int n) {
+    for (int d = 0; d < n; d += 16) {
+      uint16_t halves[16];
+      if constexpr (kHalf) store_half(halves, load_first(key + d, n - d));
+      for (int i = 0; i < 16 && d + i < n; i++) {
+        const int at = (first + d + i) * kChunk + token;
+        if constexpr (kHalf)
+          ((uint16_t*)chunk)[at] = halves[i];
+        else
+          ((float*)chunk)[at] = key[d + i];
+      }
+    }
+  }
+
+  static void store_value(char* chunk, int dim, int token, const float* value, int n) {
+    for (int d = 0; d < n; d += 16) {
+      const F32 row = load_first(value + d, n - d);
+      const int at = (kChunk + token) * dim + d;
+      if constexpr (kHalf)
+        store_half((uint16_t*)chunk + at, row);
+      else
+        store((float*)chunk + at, row);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace pagemill
