@@ -7,9 +7,12 @@ rank 0 starts all of them again. Must not know: what a rank computes.
 
 import logging
 import select
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from pagemill import errors
@@ -73,15 +76,23 @@ class Crew:
     def __init__(self, processes: Sequence[EngineProcess], give_up: GiveUp) -> None:
         self._ranks = [_Rank(number, process) for number, process in enumerate(processes, start=1)]
         self._give_up = give_up
+        self._folder = ""
         self._news = threading.Condition()
         self._ended = False  # under `_news`; somebody has given up
         self._watch = threading.Thread(target=self._listen, name="watch ranks", daemon=True)
 
-    def join(self, plan: EnginePlan, meeting: str) -> None:
-        """Tell them what to load, and watch them from now on."""
+    def join(self, plan: EnginePlan) -> str:
+        """Tell them what to load, and watch them from now on. The file through which all meet."""
+        self._folder = tempfile.mkdtemp(prefix="pagemill-")  # for this user only
+        meeting = str(Path(self._folder) / "meeting")
         for rank in self._ranks:
             rank.process.door.sendall(frames.encode(frames.Join(plan, rank.number, meeting)))
         self._watch.start()
+        return meeting
+
+    def have_met(self) -> None:
+        """The file is no longer needed, or nobody will need it. Idempotent."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait_ready(self) -> None:
         """Until all have loaded. Whoever supervises this process says when it takes too long."""
@@ -147,8 +158,9 @@ class Crew:
         return EngineFailure(f"{words} failed: {trouble.message}")
 
     def _end(self, error: PagemillError) -> None:
-        with self._news:
-            ended, self._ended = self._ended, True
+        self.have_met()
+        with self._news:  # nobody who waits for news may say first that others are gone
+            if not self._ended:
+                self._ended = True
+                self._give_up(error)
             self._news.notify_all()
-        if not ended:
-            self._give_up(error)

@@ -3,10 +3,7 @@
 Must not know: requests, how ranks are watched, how a share is computed.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from pagemill.engine.process import GiveUp
@@ -41,10 +38,8 @@ def gather(
     plan: EnginePlan, checkpoint: Checkpoint, new_ops: Callable[[EnginePlan], Ops], crew: Crew
 ) -> Made:
     """Load a model with ranks that are running."""
-    folder = Path(tempfile.mkdtemp(prefix="pagemill-"))  # for this user only
+    meeting = crew.join(plan)
     try:
-        meeting = str(folder / "meeting")
-        crew.join(plan, meeting)
         ops = new_ops(network.plan_of(plan, 0))
         group = network.meet(network.seat_of(plan, 0), meeting, ops)
         model, kv = network.build(plan, checkpoint, ops, group)
@@ -53,7 +48,7 @@ def gather(
         crew.fail(error)
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        crew.have_met()
     return Led(model, crew), kv, ops
 
 

@@ -147,12 +147,14 @@ async def test_a_step_that_raises_in_one_rank(monkeypatch: pytest.MonkeyPatch) -
     await client.close()
 
 
-async def test_a_rank_that_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rank_that_cannot_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PAGEMILL_TEST_FAULT", "load")
     client = client_of(plan_of(LLAMA, 2), "tests.parallel.faulty_worker")
     with pytest.raises(EngineFailure, match="rank 1 of 2 failed: RuntimeError"):
         await client.ready()
     await client.close()
+    assert not list(tmp_path.iterdir())
 
 
 async def test_a_rank_that_hangs_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
