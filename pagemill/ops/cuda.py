@@ -182,9 +182,7 @@ class CudaOps(PlainOps):
         if not self.has_kernels:
             return super().attention(q, k, v, kv, step, scoring, sinks)
         rope_cache.store(k, v, step.slots, kv)  # all rows of the step, before any row attends
-        if step.max_take == 1:
-            return paged_decode(q, kv, step, scoring, sinks=sinks)
-        return paged_prefill(q, kv, step, scoring, sinks=sinks)
+        return _attend(q, kv, step, scoring, sinks)
 
     def latent_attention(
         self,
@@ -200,8 +198,26 @@ class CudaOps(PlainOps):
             return super().latent_attention(q, q_rope, latent, k_rope, kv, step, scale)
         kv.store_keys(step.slots, torch.cat([latent, k_rope], dim=-1)[:, None])
         queries = torch.cat([q, q_rope], dim=-1)
-        attend = paged_decode if step.max_take == 1 else paged_prefill
-        return attend(queries, kv, step, Scoring(scale), latent=latent.shape[-1])
+        return _attend(queries, kv, step, Scoring(scale), latent=latent.shape[-1])
+
+
+def _attend(
+    q: Tensor,
+    kv: LayerCache,
+    step: DeviceStep,
+    scoring: Scoring,
+    sinks: Tensor | None = None,
+    latent: int = 0,
+) -> Tensor:
+    """Rows of one token go to the kernel that splits histories, wherever they come: among parts of
+    prompts, one long history would keep all others waiting."""
+    if step.max_take == 1:
+        return paged_decode(q, kv, step, scoring, sinks=sinks, latent=latent)
+    singles = any(group.take == 1 for group in step.groups)
+    out = paged_prefill(q, kv, step, scoring, sinks=sinks, latent=latent, singles=not singles)
+    if singles:
+        paged_decode(q, kv, step, scoring, sinks=sinks, latent=latent, into=out)
+    return out
 
 
 def _are_dense(matrices: Sequence[Matrix]) -> bool:

@@ -28,6 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagemill.ops.interface import Scoring
+from pagemill.ops.plain.cache import LayerCache
 from pagemill.ops.triton.variants import Variant
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -111,8 +112,15 @@ def attention_variant(
     return Variant(name, kernel, types, constants, tiles.num_warps, tiles.num_stages, archs)
 
 
-def plain_codes(stored: Tensor) -> Tensor:
-    """A cache as kernels can read it: float8 as bytes on cards that have no such numbers."""
+def stored(cache: LayerCache, latent: int) -> tuple[Tensor | None, ...]:
+    """Keys, values and the scales of both, as kernels can read them. Of latent attention values are
+    a part of the keys."""
+    value_scales = cache.key_scales if latent else cache.value_scales
+    return _codes(cache.keys), _codes(cache.values), cache.key_scales, value_scales
+
+
+def _codes(stored: Tensor) -> Tensor:
+    """float8 as bytes on cards that have no such numbers."""
     if stored.dtype != torch.float8_e4m3fn or not stored.is_cuda:
         return stored
     has_float8 = torch.version.cuda and torch.cuda.get_device_capability(stored.device) >= (8, 9)

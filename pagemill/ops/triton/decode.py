@@ -27,8 +27,8 @@ from pagemill.ops.triton.attention import (
     Tiles,
     attention_variant,
     head_constants,
-    plain_codes,
     store,
+    stored,
     sweep,
     vectors,
 )
@@ -36,6 +36,7 @@ from pagemill.ops.triton.variants import Variant
 
 MOST_SHARES = 64  # of a row's history
 PROGRAMS = 8  # for each multiprocessor: several at a time each, and uneven rows even out
+_SHARED = ("H", "VALUE_DIM", "WINDOW", "SHARES", "BLOCK_N")  # constants of both kernels
 TILE_BYTES = 40 << 10  # of keys and values: two on their way leave room for more programs
 
 
@@ -67,35 +68,38 @@ def paged_decode(
     *,
     sinks: Tensor | None = None,
     latent: int = 0,
+    into: Tensor | None = None,
     shares: int = 0,
 ) -> Tensor:
     """q (R, H, D), row r's token the last of its history -> (R, H, D). With `latent` the values are
     the first that many elements of the keys: -> (R, H, latent). Rows without history get zeros.
-    `shares` is chosen here unless given."""
-    rows, heads, dim = q.shape
+
+    With `into`, q is (T, H, D) of a step whose rows bring any number of tokens; results of those
+    that bring one are written there. `shares` is chosen here unless given."""
+    rows, (_, heads, dim) = step.num_rows, q.shape
     kv_heads = cache.keys.shape[2]
     tiles = decode_tiles(heads // kv_heads, dim, cache.keys.element_size(), latent)
     blocks = kv_heads * triton.cdiv(heads // kv_heads, tiles.queries)
-    if not shares:
-        there = _multiprocessors(q.device)
-        shares = num_shares(rows * blocks, step.max_kv_len, tiles.tokens, there)
+    there = _multiprocessors(q.device)
+    shares = shares or num_shares(rows * blocks, step.max_kv_len, tiles.tokens, there)
     constants = head_constants(q.shape, cache.keys.shape, scoring, latent)
+    constants |= {"SHARES": shares, "BLOCK_N": tiles.tokens}
     value_dim = latent or dim
-    out = torch.empty(rows, heads, value_dim, dtype=q.dtype, device=q.device)
+    out, starts = into, step.row_starts
+    if out is None:
+        out, starts = q.new_empty((rows, heads, value_dim)), None
     sums, tops, totals = out, None, None
     if shares > 1:
-        sums = torch.empty(rows, heads, shares, value_dim, device=q.device)
-        tops, totals = torch.empty(2, rows, heads, shares, device=q.device)
+        sums = q.new_empty((rows, heads, shares, value_dim), dtype=torch.float32)
+        tops, totals = q.new_empty((2, rows, heads, shares), dtype=torch.float32)
     if not rows:
         return out
     _decode[(blocks, shares, rows)](
         q,
-        plain_codes(cache.keys),
-        plain_codes(cache.values),
-        cache.key_scales,
-        cache.key_scales if latent else cache.value_scales,
+        *stored(cache, latent),
         step.page_table,
         step.kv_lens,
+        starts,
         sinks,
         sums,
         tops,
@@ -105,19 +109,16 @@ def paged_decode(
         q.stride(1),
         step.page_table.stride(0),
         **constants,
-        SHARES=shares,
         BLOCK_M=tiles.queries,
-        BLOCK_N=tiles.tokens,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
     if shares > 1:
-        shared = {name: constants[name] for name in ("H", "VALUE_DIM", "WINDOW")}
+        shared = {name: constants[name] for name in _SHARED}
         width = min(128, triton.next_power_of_2(value_dim))
         _combine[(rows, heads, triton.cdiv(value_dim, width))](
-            sums, tops, totals, step.kv_lens, out,
-            **shared, SHARES=shares, BLOCK_N=tiles.tokens, WIDTH=width,
-        )  # fmt: skip
+            sums, tops, totals, step.kv_lens, starts, out, **shared, WIDTH=width
+        )
     return out
 
 
@@ -140,6 +141,16 @@ def _shares(kv_len, SHARES: tl.constexpr, WINDOW: tl.constexpr, BLOCK_N: tl.cons
 
 
 @triton.jit
+def _token(row_starts, row):
+    """The token of a row, -1 of one that brings none or several."""
+    token = row
+    if row_starts is not None:
+        start = tl.load(row_starts + row).to(tl.int64)
+        token = tl.where(tl.load(row_starts + row + 1) == start + 1, start, -1)
+    return token
+
+
+@triton.jit
 def _decode(
     q,
     keys,
@@ -148,8 +159,9 @@ def _decode(
     value_scales,
     page_table,
     kv_lens,
+    row_starts,  # None: row r has token r
     sinks,
-    out,  # (R, H, SHARES, VALUE_DIM): results where there is one share
+    out,  # (R, H, SHARES, VALUE_DIM); where there is one share, results (T, H, VALUE_DIM)
     tops,  # (R, H, SHARES)
     totals,
     scale,
@@ -172,6 +184,9 @@ def _decode(
     BLOCK_N: tl.constexpr,
 ):
     row, share = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    token = _token(row_starts, row)
+    if token < 0:
+        return
     kv_len = tl.load(kv_lens + row)
     begin, length = _shares(kv_len, SHARES, WINDOW, BLOCK_N)
     first = begin + share * length
@@ -184,7 +199,7 @@ def _decode(
     valid = of_group < GROUP
     head = kv_head * GROUP + of_group
 
-    begins = row * q_row + head * q_head
+    begins = token * q_row + head * q_head
     query = vectors(q, begins, valid, 0, FIRST, WIDTH)
     rest_query = query
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
@@ -204,8 +219,9 @@ def _decode(
         kv_len, kv_head, page_table + row * table_row, keys, values, key_scales, value_scales,
         scale, G, D, FIRST, WIDTH, REST_WIDTH, LATENT, PAGE_SIZE, WINDOW, SOFTCAP, BLOCK_N, True,
     )  # fmt: skip
-    at = (row * H + head) * SHARES + share
+    at = token * H + head
     if SHARES > 1:
+        at = (row * H + head) * SHARES + share
         tl.store(tops + at, top, mask=valid)
         tl.store(totals + at, total, mask=valid)
     else:
@@ -224,6 +240,7 @@ def _combine(
     tops,
     totals,
     kv_lens,
+    row_starts,
     out,
     H: tl.constexpr,
     VALUE_DIM: tl.constexpr,
@@ -234,6 +251,9 @@ def _combine(
 ):
     """The shares of one head of one row, relative to one maximum, added up in their order."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    token = _token(row_starts, row)
+    if token < 0:
+        return
     kv_len = tl.load(kv_lens + row)
     begin, length = _shares(kv_len, SHARES, WINDOW, BLOCK_N)
     share = tl.arange(0, SHARES)
@@ -249,24 +269,26 @@ def _combine(
     where = sums + at[:, None] * VALUE_DIM + d[None, :]
     x = tl.load(where, mask=used[:, None] & inside[None, :], other=0.0)
     x = tl.sum(x * weight[:, None], 0)
-    tl.store(out + (row * H + head) * VALUE_DIM + d, x.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + (token * H + head) * VALUE_DIM + d, x.to(out.dtype.element_ty), mask=inside)
 
 
 def _variant(
     name: str,
     heads: tuple[int, int, int],
-    stored: str,
+    kind: str,
     scoring: Scoring,
     given: tuple[str, ...] = (),
     latent: int = 0,
 ) -> Variant:
     """As launched with histories in eight shares; `heads` are H, G and D."""
     num_heads, kv_heads, dim = heads
-    tiles = decode_tiles(num_heads // kv_heads, dim, 2 if stored == "*bf16" else 1, latent)
-    archs = {"*fp8e4nv": (90, 100), "*u8": (80,)}.get(stored, (80, 90, 100))
-    types = {"keys": stored, "values": stored, "out": "*fp32", "tops": "*fp32", "totals": "*fp32"}
+    tiles = decode_tiles(num_heads // kv_heads, dim, 2 if kind == "*bf16" else 1, latent)
+    archs = {"*fp8e4nv": (90, 100), "*u8": (80,)}.get(kind, (80, 90, 100))
+    types = {"keys": kind, "values": kind, "out": "*fp32", "tops": "*fp32", "totals": "*fp32"}
     constants = head_constants((1, num_heads, dim), (1, 16, kv_heads, dim), scoring, latent)
-    return attention_variant(name, _decode, types, constants | {"SHARES": 8}, tiles, given, archs)
+    return attention_variant(
+        name, _decode, types, constants | {"SHARES": 8, "row_starts": None}, tiles, given, archs
+    )
 
 
 _SCALES = ("key_scales", "value_scales")
@@ -282,6 +304,14 @@ VARIANTS = (
         "combine",
         _combine,
         {"sums": "*fp32", "tops": "*fp32", "totals": "*fp32", "kv_lens": "*i32", "out": "*bf16"},
-        {"H": 32, "VALUE_DIM": 128, "WINDOW": 0, "SHARES": 64, "BLOCK_N": 64, "WIDTH": 128},
+        {
+            "row_starts": None,
+            "H": 32,
+            "VALUE_DIM": 128,
+            "WINDOW": 0,
+            "SHARES": 64,
+            "BLOCK_N": 64,
+            "WIDTH": 128,
+        },
     ),
 )

@@ -28,8 +28,8 @@ from pagemill.ops.triton.attention import (
     Tiles,
     attention_variant,
     head_constants,
-    plain_codes,
     store,
+    stored,
     sweep,
     vectors,
 )
@@ -63,25 +63,24 @@ def paged_prefill(
     *,
     sinks: Tensor | None = None,
     latent: int = 0,
+    singles: bool = True,
 ) -> Tensor:
     """q (T, H, D), the last tokens of each row's history -> (T, H, D). With `latent` the values are
-    the first that many elements of the keys: -> (T, H, latent)."""
+    the first that many elements of the keys: -> (T, H, latent). Without `singles`, nothing is
+    written for rows that bring one token."""
     tokens, heads, dim = q.shape
     kv_heads = pages.keys.shape[2]
     group = heads // kv_heads
     tiles = prefill_tiles(group, dim, q.element_size(), step.max_take, _wide(q.device))
     together = min(group, tiles.queries)  # heads of a tile
     length = tiles.queries // together  # tokens of a tile
-    out = torch.empty(tokens, heads, latent or dim, dtype=q.dtype, device=q.device)
+    out = q.new_empty((tokens, heads, latent or dim))
     # Row r owns the programs from row_starts[r] // length + r on: enough for every way its tokens
     # may lie, and known without looking at the rows.
     grid = (tokens // length + step.num_rows, kv_heads * triton.cdiv(group, together))
     _prefill[grid](
         q,
-        plain_codes(pages.keys),
-        plain_codes(pages.values),
-        pages.key_scales,
-        pages.key_scales if latent else pages.value_scales,
+        *stored(pages, latent),
         step.page_table,
         step.row_starts,
         step.kv_lens,
@@ -94,6 +93,7 @@ def paged_prefill(
         step.page_table.stride(0),
         **head_constants(q.shape, pages.keys.shape, scoring, latent),
         TOGETHER=together,
+        LEAST=1 if singles else 2,
         BLOCK_M=tiles.queries,
         BLOCK_N=tiles.tokens,
         num_warps=tiles.num_warps,
@@ -148,6 +148,7 @@ def _prefill(
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TOGETHER: tl.constexpr,
+    LEAST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -159,7 +160,7 @@ def _prefill(
     row_start = tl.load(row_starts + row)
     take = tl.load(row_starts + row + 1) - row_start
     token = (program - row_start // LENGTH - row) * LENGTH  # of the row
-    if token >= take:
+    if token >= take or take < LEAST:
         return
     kv_len = tl.load(kv_lens + row)
     before = kv_len - take
@@ -215,7 +216,7 @@ def _prefill(
 def _variants(
     name: str,
     heads: tuple[int, int, int],
-    stored: str,
+    kind: str,
     scoring: Scoring,
     given: tuple[str, ...] = (),
     latent: int = 0,
@@ -223,13 +224,13 @@ def _variants(
     """As launched for long prompts; `heads` are H, G and D."""
     num_heads, kv_heads, dim = heads
     group = num_heads // kv_heads
-    types = {"keys": stored, "values": stored, "out": "*bf16", "row_starts": "*i32"}
+    types = {"keys": kind, "values": kind, "out": "*bf16", "row_starts": "*i32"}
     types["num_rows"] = "i32"
     constants = head_constants((1, num_heads, dim), (1, 16, kv_heads, dim), scoring, latent)
     for archs in ((80,), (90, 100)):
         tiles = prefill_tiles(group, dim, 2, max_take=1024, wide=archs != (80,))
-        constants = constants | {"TOGETHER": min(group, tiles.queries)}
-        if (stored, archs) not in (("*fp8e4nv", (80,)), ("*u8", (90, 100))):
+        constants = constants | {"TOGETHER": min(group, tiles.queries), "LEAST": 2}
+        if (kind, archs) not in (("*fp8e4nv", (80,)), ("*u8", (90, 100))):
             yield attention_variant(name, _prefill, types, constants, tiles, given, archs)
 
 

@@ -12,7 +12,7 @@ from pagemill.ops.triton.prefill import paged_prefill, prefill_tiles
 from tests.ops.triton.histories import TOLERANCE, Shape, assert_close, history, with_padding
 
 # Whole prompts, parts of prompts and single tokens together; parts that end inside a tile.
-LENS, TAKES = [0, 30, 0, 100, 7], [41, 1, 1, 16, 23]
+LENS, TAKES = [0, 130, 0, 60], [33, 1, 1, 16]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ LENS, TAKES = [0, 30, 0, 100, 7], [41, 1, 1, 16, 23]
         Shape(7, 1, 32, 1),
         Shape(2, 1, 256),
         Shape(1, 1, 576),
-        Shape(40, 1, 16, 32),  # more heads than a tile
+        Shape(33, 1, 16, 32),  # more heads than a tile
     ],
     ids=str,
 )
@@ -62,9 +62,9 @@ def test_types_of_queries_and_caches(dtype: torch.dtype, stored: torch.dtype | N
     assert_close(got, made.expected(Scoring(0.2)), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("heads,latent,rope", [(1, 16, 4), (5, 40, 8), (40, 512, 64)])
+@pytest.mark.parametrize("heads,latent,rope", [(1, 16, 4), (5, 40, 8), (33, 512, 64)])
 def test_values_that_are_a_part_of_the_keys(heads: int, latent: int, rope: int) -> None:
-    made = history(Shape(heads, 1, latent + rope), [0, 20], [37, 2])
+    made = history(Shape(heads, 1, latent + rope), [0, 20], [19, 2])
     got = paged_prefill(made.q, made.cache, made.on_device(), Scoring(0.1), latent=latent)
     want = replace(made, cache=replace(made.cache, values=made.cache.keys)).expected(Scoring(0.1))
     assert_close(got, want[..., :latent], TOLERANCE[torch.float32])
@@ -83,8 +83,8 @@ def test_rows_without_history_or_tokens() -> None:
 
 
 def test_more_rows_than_are_looked_at_together() -> None:
-    lens = [int(n) for n in np.random.default_rng(3).integers(0, 20, 270)]
-    made = history(Shape(1, 1, 16), lens, [1 + (n == 7) for n in lens])
+    takes = [7 if row in (3, 255, 256, 269) else 0 for row in range(270)]
+    made = history(Shape(1, 1, 16), [row % 5 for row in range(270)], takes)
     got = paged_prefill(made.q, made.cache, made.on_device(), Scoring(0.2))
     assert_close(got, made.expected(Scoring(0.2)), TOLERANCE[torch.float32])
 
@@ -96,9 +96,18 @@ def test_single_tokens_as_decode_has_them() -> None:
     torch.testing.assert_close(together, paged_decode(made.q, made.cache, step, Scoring(0.2)))
 
 
+@pytest.mark.parametrize("shares", [1, 2])
+def test_single_tokens_among_others_left_to_decode(shares: int) -> None:
+    made = history(Shape(6, 2, 32), LENS, TAKES, sinks=True)
+    step, scoring, sinks = made.on_device(), Scoring(0.2), made.sinks
+    out = paged_prefill(made.q, made.cache, step, scoring, sinks=sinks, singles=False)
+    paged_decode(made.q, made.cache, step, scoring, sinks=sinks, into=out, shares=shares)
+    assert_close(out, made.expected(scoring), TOLERANCE[torch.float32])
+
+
 def test_random_rows() -> None:
     rng = np.random.default_rng(11)
-    for _ in range(6):
+    for _ in range(4):
         group, kv_heads = int(rng.integers(1, 9)), int(rng.integers(1, 4))
         page_size = int(rng.choice([16, 32, 64]))
         shape = Shape(group * kv_heads, kv_heads, int(rng.integers(4, 17)) * 8, page_size)
