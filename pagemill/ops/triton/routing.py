@@ -15,7 +15,6 @@ from torch import Tensor
 from pagemill.ops.interface import Routing
 from pagemill.ops.triton.variants import Variant
 
-MOST_EXPERTS = 2048
 _NO_EXPERT: tl.constexpr = tl.constexpr(0x7FFFFFFF)
 
 
