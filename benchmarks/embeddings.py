@@ -8,8 +8,9 @@
 Every round runs the library once and then each server: clients that send `--batches` texts a
 request, each the next as soon as it has its answer. The library encodes the same texts in batches
 of the same sizes. Texts are random common words, `--words` of them. Beside the rate stands the
-processor time that a text costs, all processes of a server together: on a busy machine that is the steadier
-figure. `name:model=` names the model in requests; without, the server's first is asked for.
+processor time that a text costs, all processes of a server together: on a busy machine that is
+the steadier figure. `name:model=` names the model in requests; without, the server's first is
+asked for.
 """
 
 from __future__ import annotations
