@@ -40,11 +40,18 @@ async def started(client: Client, request: Request) -> tuple[Any, Delta]:
 
 
 async def no_requests(client: Client) -> None:
-    for _ in range(500):
-        if not (await client.stats()).running:
+    await requests_run(client, 0)
+
+
+async def requests_run(client: Client, count: int) -> None:
+    """Wait until so many are in the engine."""
+    running = -1
+    for _ in range(1000):
+        running = (await client.stats()).running
+        if running == count:
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("requests are left")
+    raise AssertionError(f"{running} requests run, not {count}")
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -12,6 +12,7 @@ from tests.engine.doors import (
     Open,
     answer,
     no_requests,
+    requests_run,
     started,
     tokens,
 )
@@ -66,8 +67,9 @@ async def test_closing_the_iterator_aborts_once(open_client: Open) -> None:
 
 async def test_cancelling_the_reader_aborts(open_client: Open) -> None:
     client = open_client(plan_of("fake:0.005"))
+    await answer(client, order("first"))  # the engine is there
     tasks = [asyncio.create_task(answer(client, order(f"{i}", 100_000))) for i in range(20)]
-    await asyncio.sleep(0.3)
+    await requests_run(client, len(tasks))
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
