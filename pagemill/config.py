@@ -131,7 +131,12 @@ class EngineConfig:
     )
     kv_cache_memory: int = _setting(0, size, "memory for keys and values, such as 512M; 0: chosen")
     kv_cache_dtype: str = _setting(
-        "auto", _one_of("auto", "f16", "f32", "q8", q8_0="q8"), "what the cpu backend caches"
+        "auto",
+        _one_of(
+            *("auto", "f16", "bf16", "f32", "q8", "fp8"),
+            **{"q8_0": "q8", "int8": "q8", "fp8_e4m3": "fp8", "bfloat16": "bf16"},
+        ),
+        "what keys and values are kept as: auto, f16, bf16, f32, q8 or fp8, as the backend has it",
     )
     page_size: int = _setting(16, _integer(1, 1024), "tokens in one page of keys and values")
     prefix_caching: bool = _setting(True, _switch, "reuse keys and values of equal beginnings")

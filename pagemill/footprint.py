@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pagemill.engine.kv_types import kv_type
 from pagemill.types import Footprint
 
 if TYPE_CHECKING:
@@ -30,6 +31,6 @@ def footprint_of(
     from pagemill import models
     from pagemill.ops.outline import OutlineOps
 
-    ops = OutlineOps("f16" if kv_dtype == "auto" else kv_dtype)
+    ops = OutlineOps(kv_type(kv_dtype, backend))
     model = models.build(checkpoint.card, ops, checkpoint.source.outline())
     return ops.footprint(model, checkpoint.card.vocab_size)

@@ -288,7 +288,7 @@ class EnginePlan:
     least_model_len: int = 1
     gpu_layers: int = -1  # those from this number on keep their weights on the host; -1: none does
     kv_offload_bytes: int = 0  # of the host, for pages that fall out of the prefix cache
-    kv_cache_dtype: str = "f16"  # of keys and values; "auto": as the network's weights
+    kv_cache_dtype: str = "auto"  # of keys and values; "auto": as the backend keeps them unasked
 
     @property
     def ranks(self) -> int:

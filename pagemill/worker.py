@@ -186,7 +186,7 @@ def _tensor_ops(plan: EnginePlan) -> Ops:
         raise Unsupported(
             f"backend {plan.backend} cannot be loaded ({error}): pip install 'pagemill[cuda]'"
         ) from error
-    return cast(Ops, kind(*prepare(plan.device, plan.dtype, plan.threads)))
+    return cast(Ops, kind(*prepare(plan.device, plan.dtype, plan.threads), plan.kv_cache_dtype))
 
 
 def _sampling_ops() -> Ops:

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": {"types", "gpus"},
     "gpus": {"types"},
     "backends": SETTINGS | {"gpus"},
-    "footprint": VOCABULARY | {"fallback", "models", "ops", "weights"},
+    "footprint": VOCABULARY | {"engine.kv_types", "fallback", "models", "ops", "weights"},
     "fallback": VOCABULARY | {"ops.interface", "weights"},
     "conversion": VOCABULARY | {"models", "ops", "text", "weights"},
     "server": SETTINGS | {"text", "hub", "runtime"},
@@ -135,7 +135,7 @@ def test_what_dialects_share_knows_none_of_them() -> None:
 
 def test_the_vocabulary_needs_the_standard_library_only() -> None:
     names = ("types", "errors", "config", "machine", "gpus", "engine.plan", "engine.ranks")
-    for module in (*names, "engine.devices"):
+    for module in (*names, "engine.devices", "engine.kv_types"):
         foreign = {name.split(".")[0] for name in imports(MODULES[module])} - {"pagemill"}
         assert foreign <= sys.stdlib_module_names, module
 

@@ -52,13 +52,19 @@ def test_sizes(written: object, size: int) -> None:
     assert load({"kv_cache_memory": written}).engine.kv_cache_memory == size
 
 
-@pytest.mark.parametrize(("written", "kept"), [("q8", "q8"), ("Q8_0", "q8"), ("f16", "f16")])
-def test_a_cache_may_be_called_as_llama_cpp_calls_it(written: str, kept: str) -> None:
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        *(("q8", "q8"), ("Q8_0", "q8"), ("int8", "q8"), ("f16", "f16"), ("f32", "f32")),
+        *(("fp8", "fp8"), ("fp8_e4m3", "fp8"), ("bf16", "bf16"), ("bfloat16", "bf16")),
+    ],
+)
+def test_a_cache_may_be_called_as_other_servers_call_it(written: str, kept: str) -> None:
     assert load({"kv_cache_dtype": written}).engine.kv_cache_dtype == kept
 
 
 def test_unknown_kinds_of_caches_list_the_choices() -> None:
-    with pytest.raises(ConfigError, match="'q4'; it must be one of auto, f16, f32, q8"):
+    with pytest.raises(ConfigError, match="'q4'; it must be one of auto, f16, bf16, f32, q8, fp8"):
         load({"kv_cache_dtype": "q4"})
 
 

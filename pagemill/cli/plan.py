@@ -169,7 +169,8 @@ def _estimate_report(name: str, known: _OnlySize, machine: Machine) -> tuple[str
 def memory_lines(card: ModelCard, footprint: Footprint, plan: EnginePlan) -> list[str]:
     """What takes how much, and why."""
     slots = plan.num_pages * plan.page_size
-    kept = "" if plan.kv_cache_dtype in ("auto", "f16") else f" as {plan.kv_cache_dtype}"
+    usual = ("auto", "f16") if plan.backend == "cpu" else ("auto",)
+    kept = "" if plan.kv_cache_dtype in usual else f" as {plan.kv_cache_dtype}"
     cache = (
         f"{slots:,} tokens of {text.size(footprint.kv_token_bytes)}{kept}, "
         f"{plan.num_pages:,} pages of {plan.page_size}"

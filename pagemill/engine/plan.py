@@ -23,6 +23,7 @@ from pagemill.engine.devices import (
     place_layers,
     with_memory_of,
 )
+from pagemill.engine.kv_types import kv_bytes_per_token, kv_type
 from pagemill.errors import ConfigError
 from pagemill.types import EnginePlan, Footprint, KeptWeights, Machine, ModelCard
 
@@ -190,21 +191,8 @@ def _as_asked(made: EnginePlan, config: EngineSettings, card: ModelCard) -> Engi
         asked_kv_bytes=config.kv_cache_memory,
         least_model_len=min(SMALLEST_USEFUL_LEN, card.context_length),
         kv_offload_bytes=config.kv_offload_bytes,
-        kv_cache_dtype=_kv_cache_dtype(config.kv_cache_dtype, made.backend),
+        kv_cache_dtype=kv_type(config.kv_cache_dtype, made.backend, made.device),
     )
-
-
-def _kv_cache_dtype(asked: str, backend: str) -> str:
-    """What keys and values are kept as. Only the cpu backend has a choice."""
-    if backend == "cpu":
-        return "f16" if asked == "auto" else asked
-    own, kept = ("f32", "f32") if backend == "reference" else ("auto", "its weights are")
-    if asked not in ("auto", own):
-        raise ConfigError(
-            f"kv_cache_dtype is {asked}; the {backend} backend keeps keys and values as {kept}",
-            param="kv_cache_dtype",
-        )
-    return own
 
 
 def _useful_pages(card: ModelCard, batched: int, max_num_seqs: int, page_size: int) -> int:
@@ -295,16 +283,6 @@ def workspace_bytes(
         + threads * of_thread
         + footprint.position_bytes * positions
     )
-
-
-def kv_bytes_per_token(
-    card: ModelCard, backend: str = "cpu", dtype: str = "auto", kv_dtype: str = "auto"
-) -> int:
-    """Keys and values of one token in all layers."""
-    sixteenths = 16 * element_size(backend, dtype)
-    if backend == "cpu":
-        sixteenths = {"q8": 17, "f32": 64}.get(kv_dtype, 32)  # 17: with scales
-    return card.kv_elements * sixteenths // 16
 
 
 def estimate(

@@ -81,7 +81,7 @@ class _RopeTable:
 class CpuOps(Alone):
     """`Ops` on native kernels with `threads` threads.
 
-    isa: "auto" or one of `_native.instruction_sets()`. kv_dtype: "f16", "f32" or "q8".
+    isa: "auto" or one of `_native.instruction_sets()`. kv_dtype: "f16" (and "auto"), "f32" or "q8".
     """
 
     name = "cpu"
@@ -89,7 +89,7 @@ class CpuOps(Alone):
     def __init__(self, threads: int = 1, isa: str = "auto", kv_dtype: str = "f16") -> None:
         self.native = _native.Backend(isa, threads)
         self.isa: str = self.native.isa
-        self.kv_dtype = kv_dtype
+        self.kv_dtype = "f16" if kv_dtype == "auto" else kv_dtype
         self._ropes: dict[Rope, _RopeTable] = {}
 
     def upload(self, weight: Weight, table: bool = False) -> Array:

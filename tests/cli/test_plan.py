@@ -57,6 +57,29 @@ def test_a_q8_cache_is_counted(
     assert " as q8, 12 pages" in report and report.endswith(" --kv-cache-dtype q8")
 
 
+def test_an_fp8_cache_of_a_device_is_counted(
+    tiny_llama_path: Path, settings: Settings, available: Enough
+) -> None:
+    available(1 << 34)
+    asked = replace(settings.engine, backend="torch")
+    engine = replace(asked, kv_cache_dtype="fp8")
+    report, _ = plan(str(tiny_llama_path), replace(settings, engine=engine), 64, 3)
+    assert " as fp8, 12 pages" in report and report.endswith(" --kv-cache-dtype fp8")
+    whole = look_up(str(tiny_llama_path), replace(settings, engine=asked), 64, 3)
+    small = look_up(str(tiny_llama_path), replace(settings, engine=engine), 64, 3)
+    vectors = whole.card.kv_elements // whole.card.head_dim
+    assert whole.footprint.kv_token_bytes == 4 * whole.card.kv_elements
+    assert small.footprint.kv_token_bytes == whole.card.kv_elements + 4 * vectors
+
+
+def test_a_cache_that_the_backend_does_not_have_is_refused(
+    tiny_llama_path: Path, settings: Settings
+) -> None:
+    engine = replace(settings.engine, backend="cpu", kv_cache_dtype="fp8")
+    with pytest.raises(ConfigError, match="kv_cache_dtype is fp8; the cpu backend has auto, f16"):
+        plan(str(tiny_llama_path), replace(settings, engine=engine), 64, 3)
+
+
 def test_what_does_not_fit_comes_with_what_would(
     tiny_llama_path: Path, settings: Settings, available: Enough
 ) -> None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pagemill.engine.plan import estimate, kv_bytes_per_token, plan
+from pagemill.engine.kv_types import kv_bytes_per_token
+from pagemill.engine.plan import estimate, plan
 from pagemill.errors import ConfigError
 from pagemill.types import EnginePlan, Gpu, Machine
 from tests.engine.test_plan import CARD, GIB, MACHINE, Asked
@@ -84,6 +85,26 @@ def test_the_share_of_a_card_is_what_was_asked_for() -> None:
     assert planned(Asked("cpu"), replace(WITH_GPUS, available_bytes=64 * GIB)).gpu_layers == -1
     on_cpu = planned(Asked("cpu"), replace(WITH_GPUS, available_bytes=64 * GIB))
     assert on_cpu.gpu_memory_utilization == 0, "there is nothing to measure"
+
+
+@pytest.mark.parametrize(
+    ("kind", "bytes_"),
+    [("f32", 4), ("f16", 2), ("bf16", 2), ("q8", 1 + 4 / 64), ("fp8", 1 + 4 / 64)],
+)
+def test_caches_on_devices_are_counted_with_their_scales(kind: str, bytes_: float) -> None:
+    half = planned(Asked("cuda"))
+    made = planned(Asked("cuda", kv_cache_dtype=kind))
+    assert (half.kv_cache_dtype, made.kv_cache_dtype) == ("auto", kind)
+    assert made.kv_bytes == made.num_pages * 16 * LLAMA_8B.kv_elements * bytes_
+    assert made.num_pages == pytest.approx(half.num_pages * 2 / bytes_, rel=1e-3)
+
+
+def test_a_device_without_floats_of_eight_bits_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"fp8; the torch backend on mps has auto.*f32, q8$"):
+        plan(Asked("torch", "mps", kv_cache_dtype="fp8"), CARD, MACHINE, "model")
+    assert (
+        plan(Asked("torch", "mps", kv_cache_dtype="q8"), CARD, MACHINE, "").kv_cache_dtype == "q8"
+    )
 
 
 @pytest.mark.parametrize(

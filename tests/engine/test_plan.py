@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from pagemill.engine.plan import kv_bytes_per_token, plan, workspace_bytes
+from pagemill.engine.kv_types import kv_bytes_per_token
+from pagemill.engine.plan import plan, workspace_bytes
 from pagemill.errors import ConfigError
 from pagemill.types import EnginePlan, Footprint, Machine, ModelCard
 from tests.samples import SMOLLM2_CARD
@@ -79,10 +80,22 @@ def test_a_q8_cache_holds_nearly_twice_the_tokens() -> None:
     assert full.num_pages == pytest.approx(half.num_pages / 2, abs=1)
 
 
-@pytest.mark.parametrize("backend", ["reference", "transformers"])
-def test_only_the_cpu_backend_has_a_choice_of_cache(backend: str) -> None:
-    with pytest.raises(ConfigError, match=f"kv_cache_dtype is q8; the {backend} backend keeps"):
-        planned(Asked(backend=backend, kv_cache_dtype="q8"))
+@pytest.mark.parametrize(
+    ("backend", "asked", "have"),
+    [
+        ("reference", "q8", "auto, f32"),
+        ("transformers", "q8", "auto"),
+        ("cpu", "fp8", "auto, f16, f32, q8"),
+        ("cpu", "bf16", "auto, f16, f32, q8"),
+    ],
+)
+def test_a_cache_that_a_backend_does_not_have_is_refused(
+    backend: str, asked: str, have: str
+) -> None:
+    words = f"kv_cache_dtype is {asked}; the {backend} backend has {have}$"
+    with pytest.raises(ConfigError, match=words) as refused:
+        planned(Asked(backend=backend, kv_cache_dtype=asked))
+    assert refused.value.param == "kv_cache_dtype"
     assert planned(Asked(backend="reference", kv_cache_dtype="f32")).kv_cache_dtype == "f32"
 
 

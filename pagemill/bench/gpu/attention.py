@@ -17,7 +17,7 @@ from pagemill.ops.interface import Scoring
 from pagemill.ops.plain.cache import LayerCache
 from pagemill.ops.plain.step import to_device
 
-_KINDS = ("bf16", "fp8", "int8")  # of caches
+_KINDS = ("bf16", "fp8", "q8")  # of caches
 _SDPA = "torch: scaled_dot_product_attention of keys in one piece"
 _NUMBERS = 121  # bytes below this are numbers in every type of eight bits
 

@@ -17,7 +17,15 @@ from torch import Tensor
 
 # Of a type of eight bits: the largest number that it holds.
 _LARGEST = MappingProxyType({torch.int8: 127.0, torch.float8_e4m3fn: 448.0})
-KV_DTYPES = MappingProxyType({"fp8": torch.float8_e4m3fn, "int8": torch.int8})
+KV_DTYPES = MappingProxyType(
+    {
+        "f16": torch.float16,
+        "bf16": torch.bfloat16,
+        "f32": torch.float32,
+        "q8": torch.int8,
+        "fp8": torch.float8_e4m3fn,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -53,15 +53,15 @@ class RopeTable:
 
 
 class PlainOps(Alone):
-    """`Ops` over tensors of `dtype` on `device`. `kv_dtype`: "auto" (that of the model), "fp8" or
-    "int8"."""
+    """`Ops` over tensors of `dtype` on `device`. `kv_dtype`: "auto" (that of the model) or one of
+    `cache.KV_DTYPES`."""
 
     name = "torch"
     keeps_codes = False  # quantized matrices stay quantized; unpacked they are multiplied sooner
 
     def __init__(self, device: str, dtype: torch.dtype, kv_dtype: str = "auto") -> None:
         self.device, self.dtype = torch.device(device), dtype
-        self.kv_dtype = KV_DTYPES.get(kv_dtype, dtype)
+        self.kv_dtype = dtype if kv_dtype == "auto" else KV_DTYPES[kv_dtype]
         self.isa = describe(self.device, dtype)  # what people are told computes
         self._ropes: dict[Rope, RopeTable] = {}
         self._positions = _FIRST_POSITIONS

@@ -18,7 +18,7 @@ from tests.samples import engine_plan
 TINY = Path(__file__).parents[2] / "golden" / "tiny_llama.gguf"
 
 
-@pytest.mark.parametrize("kv_dtype", ["auto", "int8", "fp8"])
+@pytest.mark.parametrize("kv_dtype", ["auto", "q8", "fp8"])
 def test_pages_come_back_as_they_were(kv_dtype: str) -> None:
     ops = PlainOps("cpu", torch.bfloat16, kv_dtype)
     kv = ops.new_kv(3, 6, 4, 2, 8)
