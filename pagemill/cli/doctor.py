@@ -29,7 +29,7 @@ MARKS: Mapping[State, str] = {"ok": "ok     ", "note": "note   ", "broken": "BRO
 
 LOW_MEMORY = 1 << 30
 LOW_DISK = 2 << 30
-PACKAGES = ("numpy", "tokenizers", "jinja2", "fastapi", "uvicorn", "msgspec", "typer", "rich")
+PACKAGES = ("numpy", "tokenizers", "jinja2", "starlette", "uvicorn", "msgspec", "typer", "rich")
 EXTENSIONS: Mapping[str, tuple[str, ...]] = {
     "x86_64": ("avx512_vnni", "avx512_bf16", "avx512f", "avx2", "fma", "f16c"),
     "aarch64": ("asimddp", "i8mm", "bf16"),

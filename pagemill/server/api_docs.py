@@ -1,8 +1,10 @@
-"""What /docs says of the endpoints and their bodies. The checks are in the dialects."""
+"""What /openapi.json says of the endpoints and their bodies. The checks are in the dialects."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from pagemill import __version__
 from pagemill.server.inputs import MAX_INPUTS
 from pagemill.server.orders import MAX_N, MAX_STOP
 from pagemill.text.messages import ROLES
@@ -14,6 +16,9 @@ DESCRIPTION = (
 )
 
 Schema = Mapping[str, Any]
+
+_WORDS = re.compile(r"\w+")
+_NAMED_PARTS = re.compile(r"\{(\w+)\}")
 
 _INT: Schema = {"type": "integer"}
 _BOOL: Schema = {"type": "boolean"}
@@ -201,16 +206,77 @@ _BODIES: Mapping[str, tuple[str, list[str], Schema]] = {
         },
     ),
     "/detokenize": ("The text of token ids.", ["tokens"], {"model": _STRING, "tokens": _IDS}),
+    "/pagemill/unload": ("Take a model out of memory.", ["model"], {"model": _STRING}),
 }
 
 
-def operation(path: str) -> dict[str, Any] | None:
-    """What the OpenAPI page adds to a route; None for those without a body."""
-    if path not in _BODIES:
-        return None
-    summary, required, properties = _BODIES[path]
-    schema: Schema = {"type": "object", "required": required, "properties": properties}
+_NO_BODY: Mapping[str, str] = {
+    "/v1/models": "The models that may be asked for.",
+    "/v1/models/{model_id}": "One of them.",
+    "/health": "200 while the server and its engines answer. Needs no key.",
+    "/ready": "200 when every loaded model has just made a token.",
+    "/version": "The server's version.",
+    "/load": "How many requests run and wait.",
+    "/metrics": "Counters in Prometheus' format.",
+    "/pagemill/models": "The models in memory.",
+}
+_ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type"],
+            "properties": {
+                "message": _STRING,
+                "type": _STRING,
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "integer", "null"]},
+            },
+        }
+    },
+}
+_RESPONSES: Schema = {
+    "200": {"description": "The answer."},
+    "default": {
+        "description": "What went wrong; `param` names the field.",
+        "content": {"application/json": {"schema": _ERROR}},
+    },
+}
+
+
+def document() -> dict[str, Any]:
+    """All of it, in the form of OpenAPI 3.1."""
+    info = {"title": "Pagemill", "description": DESCRIPTION, "version": __version__}
+    paths: dict[str, Any] = {
+        path: {"post": _post(path, summary, required, properties)}
+        for path, (summary, required, properties) in _BODIES.items()
+    }
+    for path, summary in _NO_BODY.items():
+        paths[path] = {"get": _get(path, summary)}
+    return {"openapi": "3.1.0", "info": info, "paths": paths}
+
+
+def _post(path: str, summary: str, required: list[str], properties: Schema) -> dict[str, Any]:
+    schema = {"type": "object", "required": required, "properties": properties}
     return {
         "summary": summary,
+        "operationId": _operation_id("post", path),
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": _RESPONSES,
     }
+
+
+def _get(path: str, summary: str) -> dict[str, Any]:
+    names = _NAMED_PARTS.findall(path)
+    parts = [{"name": n, "in": "path", "required": True, "schema": _STRING} for n in names]
+    return {
+        "summary": summary,
+        "operationId": _operation_id("get", path),
+        **({"parameters": parts} if parts else {}),
+        "responses": _RESPONSES,
+    }
+
+
+def _operation_id(method: str, path: str) -> str:
+    return "_".join([method, *_WORDS.findall(path)])

@@ -10,18 +10,19 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from pagemill import __version__
 from pagemill.config import HttpConfig
 from pagemill.errors import PagemillError
-from pagemill.server import api_docs
 from pagemill.server.access import Access
 from pagemill.server.admin import Admin
 from pagemill.server.auth import Auth, KeyRing
+from pagemill.server.bodies import json_response
 from pagemill.server.classify import ClassifyRoutes
 from pagemill.server.embeddings import EmbeddingRoutes
 from pagemill.server.errors import error_response, from_starlette
@@ -38,7 +39,9 @@ log = logging.getLogger("pagemill.server")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] = ()
+) -> Starlette:
     """The application; `app.state.server` is its `ServerState`.
 
     Models named in `preload` are loaded after the start; until then /ready answers 503.
@@ -46,7 +49,7 @@ def create_app(runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] =
     state = ServerState(runtime, http)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         state.preloading = set(preload)
         loading = asyncio.create_task(_preload(state, preload))
         try:
@@ -56,18 +59,13 @@ def create_app(runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] =
             await asyncio.gather(loading, return_exceptions=True)
             await runtime.close()
 
-    app = FastAPI(
-        title="Pagemill",
-        version=__version__,
-        description=api_docs.DESCRIPTION,
+    app = Starlette(
+        routes=[_Route(path, endpoint, methods=[method]) for method, path, endpoint in _table(state)],
+        exception_handlers={PagemillError: _pagemill_error, HTTPException: _http_error},
         lifespan=lifespan,
-        redirect_slashes=False,
-        redoc_url=None,
     )
     app.state.server = state
-    _add_routes(app, state)
-    app.add_exception_handler(PagemillError, _pagemill_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.router.redirect_slashes = False
     # The last one added is the outermost.
     app.add_middleware(Limits, state=state, max_body_bytes=http.max_body_bytes)
     app.add_middleware(Auth, keys=KeyRing(http.api_key))
@@ -78,7 +76,7 @@ def create_app(runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] =
     return app
 
 
-def _add_routes(app: FastAPI, state: ServerState) -> None:
+def _table(state: ServerState) -> list[tuple[str, str, Endpoint]]:
     openai, probes, admin = OpenAIRoutes(state), Probes(state), Admin(state)
     ranks, classes = RerankRoutes(state), ClassifyRoutes(state)
     posts: dict[str, Endpoint] = {
@@ -102,17 +100,37 @@ def _add_routes(app: FastAPI, state: ServerState) -> None:
         "/load": probes.load,
         "/metrics": probes.metrics,
         "/pagemill/models": admin.models,
+        "/openapi.json": _description,
+        "/docs": _page,
     }
-    for method, table in (("POST", posts), ("GET", gets)):
-        for path, endpoint in table.items():
-            app.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                response_class=Response,
-                response_model=None,
-                openapi_extra=api_docs.operation(path),
-            )
+    return [
+        (method, path, endpoint)
+        for method, table in (("POST", posts), ("GET", gets))
+        for path, endpoint in table.items()
+    ]
+
+
+class _Route(Route):
+    """A route that leaves itself in the scope: requests are counted by its pattern."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self
+        await super().handle(scope, receive, send)
+
+
+async def _description(request: Request) -> Response:
+    """GET /openapi.json"""
+    from pagemill.server.api_docs import document  # few ask, and every start would wait for it
+
+    return json_response(document())
+
+
+async def _page(request: Request) -> Response:
+    """GET /docs"""
+    from pagemill.server.api_docs import document
+    from pagemill.server.api_page import page
+
+    return HTMLResponse(page(document()))
 
 
 async def _preload(state: ServerState, names: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from pagemill.server.connection import bounded_protocol
 from pagemill.server.state import ServerState
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.applications import Starlette
 
 KEEP_ALIVE_S = 75  # longer than most proxies', so that they close first
 LAST_WORDS_S = 2  # for error records to reach slow readers
@@ -31,7 +31,7 @@ LAST_WORDS_S = 2  # for error records to reach slow readers
 log = logging.getLogger("pagemill.server")
 
 
-def run(app: FastAPI, http: HttpConfig, on_listening: Callable[[str], None] | None = None) -> None:
+def run(app: Starlette, http: HttpConfig, on_listening: Callable[[str], None] | None = None) -> None:
     """Serve until a signal. `on_listening` is told the URL once connections are accepted.
 
     Raises ConfigError before anything listens: a public address without a key, or a busy port.
@@ -45,7 +45,7 @@ def run(app: FastAPI, http: HttpConfig, on_listening: Callable[[str], None] | No
 
 
 def make_server(
-    app: FastAPI,
+    app: Starlette,
     http: HttpConfig,
     listener: socket.socket,
     on_listening: Callable[[str], None] | None = None,

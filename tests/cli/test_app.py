@@ -19,7 +19,7 @@ from pagemill.errors import ConfigError, DownloadError
 ROOT = Path(__file__).parents[2]
 COMMANDS = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
 COMMANDS |= {str(group.typer_instance.info.name) for group in app.registered_groups}  # type: ignore[union-attr]
-HEAVY = ("numpy", "torch", "fastapi", "uvicorn", "tokenizers", "jinja2", "httpx", "yaml")
+HEAVY = ("numpy", "torch", "starlette", "uvicorn", "tokenizers", "jinja2", "httpx", "yaml")
 
 
 def in_a_process(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":

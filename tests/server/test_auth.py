@@ -4,7 +4,6 @@ import asyncio
 import re
 
 import pytest
-from fastapi import FastAPI
 
 from pagemill.server.app import create_app
 from pagemill.server.auth import KeyRing
@@ -16,7 +15,7 @@ KEYS = ("first-key-0123456789-0123456789-aaaa", "first-key-0123456789-0123456789
 
 
 def live_table() -> list[tuple[str, str]]:
-    app: FastAPI = create_app(FakeRuntime(FakeModel()), http_config())
+    app = create_app(FakeRuntime(FakeModel()), http_config())
     table: list[tuple[str, str]] = []
     for route in app.routes:
         path = re.sub(r"\{[^}]*\}", "tiny", getattr(route, "path", ""))

@@ -5,9 +5,12 @@ import gzip
 import logging
 
 import pytest
+from starlette.routing import Route
 
 from pagemill.server import connection
+from pagemill.server.app import create_app
 from tests.server.conftest import Live, Start, until
+from tests.server.fakes import FakeModel, FakeRuntime, http_config
 from tests.server.raw import exchange, status_of
 
 GET = "GET /health HTTP/1.1\r\nHost: localhost\r\n"
@@ -170,4 +173,11 @@ async def test_descriptions(live: Live) -> None:
     described = (await live.http.get("/openapi.json")).json()
     chat = described["paths"]["/v1/chat/completions"]["post"]
     assert "messages" in chat["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert (await live.http.get("/docs")).status_code == 200
+    app = create_app(FakeRuntime(FakeModel()), http_config())
+    served = {route.path.replace(":path", "") for route in app.routes if isinstance(route, Route)}
+    assert served - {"/openapi.json", "/docs"} == set(described["paths"])
+    page = await live.http.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert all(f"<code>POST {path}</code>" in page.text for path in ("/classify", "/v2/rerank"))
+    assert "repetition_penalty" in page.text
+    assert "://" not in page.text  # it is whole without a network
