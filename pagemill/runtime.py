@@ -43,6 +43,7 @@ WORKER = "pagemill.worker"
 __all__ = [
     "LoadedModel",
     "ModelEntry",
+    "Opened",
     "Runtime",
     "build_engine",
     "counting",
@@ -111,7 +112,7 @@ def counting(config: TextConfig, defaults: GenerationDefaults) -> GenerationDefa
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class Opened:
     """A model whose header is read and whose engine has been told to load it."""
 
     card: ModelCard
@@ -135,7 +136,7 @@ class _Hosted:
     def __init__(self, name: str, stored: StoredModel) -> None:
         self.name = name
         self.stored = stored
-        self.opened: _Opened | None = None  # before its time, by `prestart`
+        self.opened: Opened | None = None  # before its time, by `prestart`
         self.model: LoadedModel | None = None
         self.loading: asyncio.Task[LoadedModel] | None = None
 
@@ -164,21 +165,21 @@ class Runtime:
         if self._given:
             self._served()
 
-    def prestart(self) -> None:
+    def prestart(self) -> Opened:
         """Begin to load the first of the given names; reads its header, waits for nothing else.
 
-        Needs no event loop. Call it before slow imports, on a thread that stays (see
-        `EngineProcess`). Raises what `model` would.
+        Needs no event loop. Call it once, before anything slow is imported or read, on a thread
+        that stays (see `EngineProcess`). Raises what `model` would.
         """
-        if self._given:
+        process = self._spawn()  # it loads its libraries while we look the name up
+        try:
             hosted = self._look_up(self._given[0])
-            if hosted.opened is None and hosted.loading is None:
-                process = self._spawn()
-                try:
-                    hosted.opened = self._open(hosted, process)
-                except BaseException:
-                    process.discard()
-                    raise
+            assert hosted.opened is None and hosted.loading is None
+            hosted.opened = self._open(hosted, process)
+        except BaseException:
+            process.discard()
+            raise
+        return hosted.opened
 
     async def model(self, name: str) -> LoadedModel:
         """The model of that name, loaded on first use; all who wait share one load.
@@ -287,7 +288,7 @@ class Runtime:
         blas = max(1, (config.threads or this_machine().cores) // config.ranks)
         return EngineProcess(self._worker, blas if config.backend == "reference" else 1)
 
-    def _open(self, hosted: _Hosted, process: EngineProcess) -> _Opened:
+    def _open(self, hosted: _Hosted, process: EngineProcess) -> Opened:
         """Read, plan, and tell the process. Blocking."""
         path = str(hosted.stored.path)
         checkpoint = open_as_asked(self._engine_config, path)
@@ -295,7 +296,7 @@ class Runtime:
         plan = plan_for(self._engine_config, checkpoint, path)
         client = ProcessClient(plan, self._spawn, process=process)
         client.begin()
-        return _Opened(card, metadata, client)
+        return Opened(card, metadata, client)
 
     async def _load(self, hosted: _Hosted) -> LoadedModel:
         opened, hosted.opened = hosted.opened, None
@@ -327,7 +328,7 @@ class Runtime:
         )
         return hosted.model
 
-    def _read_text(self, hosted: _Hosted, opened: _Opened) -> _Text:
+    def _read_text(self, hosted: _Hosted, opened: Opened) -> _Text:
         """Blocking."""
         from pagemill.text.chat import fallback_template
         from pagemill.text.model_text import read_model_text

@@ -233,10 +233,7 @@ async def test_closing_in_the_middle_of_a_load(open_runtime: Open, tiny_llama_pa
 
 
 def opened_early(runtime: Runtime) -> ProcessClient:
-    runtime.prestart()
-    [hosted] = runtime._by_name.values()
-    assert hosted.opened is not None
-    return hosted.opened.client
+    return runtime.prestart().client
 
 
 async def test_a_process_started_early_is_the_one_that_is_used(
@@ -244,9 +241,7 @@ async def test_a_process_started_early_is_the_one_that_is_used(
 ) -> None:
     runtime = open_runtime(str(tiny_llama_path))
     client = opened_early(runtime)
-    runtime.prestart()
     assert (await runtime.model("tiny_llama")).client is client
-    runtime.prestart()
     assert runtime.loaded()[0].client is client
     assert client.info is not None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,22 +22,31 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
 
     A single name is loaded at once: whoever gives one means to use it.
     """
+    gc.disable()  # until it listens: what is made before that stays
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # engines multiply; this process does not
     check_settings(settings)
     preload = preload or len(names) == 1
-    lines = explain([here.ensure(name, settings) for name in names], settings)
     if preload and not names:
         names = [str(model.name) for model in here.open_store(settings).list()]
+    named = [here.ensure(name, settings) for name in names]
 
     from pagemill.runtime import Runtime
 
     runtime = Runtime(settings, names)
     if preload and names:
-        runtime.prestart()  # the engine loads its libraries while we load ours
+        first = runtime.prestart()  # the engine loads its libraries while we load ours
+        lines = plan_lines(str(named[0].name), first.card, first.client.plan)
+        lines += explain(named[1:], settings)
+    else:
+        lines = explain(named, settings)
+
     from pagemill.server.app import create_app
     from pagemill.server.serve import run
 
     def listening(url: str) -> None:
         print(f"Pagemill serves at {url} (OpenAI's API: {url}/v1)", *lines, sep="\n", flush=True)
+        gc.freeze()  # nor does it look again at what was made
+        gc.enable()
 
     app = create_app(runtime, settings.http, names if preload else ())
     run(app, settings.http, listening)

@@ -39,9 +39,7 @@ log = logging.getLogger("pagemill.server")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(
-    runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] = ()
-) -> Starlette:
+def create_app(runtime: ModelRuntime, http: HttpConfig, preload: Sequence[str] = ()) -> Starlette:
     """The application; `app.state.server` is its `ServerState`.
 
     Models named in `preload` are loaded after the start; until then /ready answers 503.
@@ -60,7 +58,9 @@ def create_app(
             await runtime.close()
 
     app = Starlette(
-        routes=[_Route(path, endpoint, methods=[method]) for method, path, endpoint in _table(state)],
+        routes=[
+            _Route(path, endpoint, methods=[method]) for method, path, endpoint in _table(state)
+        ],
         exception_handlers={PagemillError: _pagemill_error, HTTPException: _http_error},
         lifespan=lifespan,
     )

@@ -31,7 +31,9 @@ LAST_WORDS_S = 2  # for error records to reach slow readers
 log = logging.getLogger("pagemill.server")
 
 
-def run(app: Starlette, http: HttpConfig, on_listening: Callable[[str], None] | None = None) -> None:
+def run(
+    app: Starlette, http: HttpConfig, on_listening: Callable[[str], None] | None = None
+) -> None:
     """Serve until a signal. `on_listening` is told the URL once connections are accepted.
 
     Raises ConfigError before anything listens: a public address without a key, or a busy port.
