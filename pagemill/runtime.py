@@ -91,7 +91,9 @@ def build_engine(plan: EnginePlan) -> Engine:
 def plan_for(config: EngineConfig, checkpoint: Checkpoint | Foreign, model_path: str) -> EnginePlan:
     """The plan of a model on this machine. ConfigError names what cannot be honoured."""
     config = with_backend(config, checkpoint.card)
-    footprint = footprint_of(checkpoint, config.backend, config.kv_cache_dtype)
+    footprint = footprint_of(
+        checkpoint, config.backend, config.kv_cache_dtype, config.dtype, config.device
+    )
     return resolve_plan(config, checkpoint.card, this_machine(), model_path, footprint)
 
 

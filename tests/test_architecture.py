@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": {"types", "gpus"},
     "gpus": {"types"},
     "backends": SETTINGS | {"gpus"},
-    "footprint": VOCABULARY | {"engine.kv_types", "fallback", "models", "ops", "weights"},
+    "footprint": VOCABULARY | {"engine", "fallback", "models", "ops", "weights"},
     "fallback": VOCABULARY | {"ops.interface", "weights"},
     "conversion": VOCABULARY | {"models", "ops", "text", "weights"},
     "server": SETTINGS | {"text", "hub", "runtime"},

@@ -121,7 +121,9 @@ def _read(config: EngineConfig, path: Path) -> tuple[ModelCard, Footprint]:
     checkpoint = open_as_asked(config, path)
     card = checkpoint.card
     config = with_backend(config, card)
-    footprint = footprint_of(checkpoint, config.backend, config.kv_cache_dtype)
+    footprint = footprint_of(
+        checkpoint, config.backend, config.kv_cache_dtype, config.dtype, config.device
+    )
     if footprint is None:
         footprint = estimate(card, config.backend, config.dtype, config.kv_cache_dtype)
     return card, footprint

@@ -123,6 +123,13 @@ def place_layers(asked: int, card: ModelCard, device: str, weights_bytes: int, r
     return Placed(fitting, of_tables + there * of_layer, (card.layers - fitting) * of_layer)
 
 
+def dtype_of(device: str, dtype: str) -> str:
+    """What a torch backend computes in. Of a GPU "auto" may be float16, too, which is as large."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if is_gpu(device) else "float16" if device == "mps" else "float32"
+
+
 def element_size(backend: str, dtype: str) -> int:
     """Bytes of a number that a backend computes in: of weights that are not quantized, and of keys
     and values."""

@@ -40,6 +40,23 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class Grouping:
+    """What a file's header says of a matrix's scales: how many inputs share one, its bytes, and
+    whether groups have zero points of their own."""
+
+    inputs: int
+    scale_bytes: int
+    zeros: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineWeight(Weight):
+    """A weight without contents, for plans."""
+
+    groupings: tuple[Grouping | None, ...]  # of each part; None: as its format has them
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One forward pass as flat arrays: all that a model sees of the engine.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemill.errors import Unsupported
+from pagemill.ops.interface import Grouping
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
 from pagemill.weights.source import Rows, Stored
@@ -27,6 +28,7 @@ _QUANTIZATIONS = MappingProxyType({"int8": "Q8_0", "int4": "Q4_0", "fp8": "FP8"}
 _ENDS = MappingProxyType({"token_embd.weight": "Q8_0", "output.weight": "Q8_0"})
 _KEPT = ("ffn_gate_inp",)  # routers: small, and a wrong choice costs much
 _MATRIX_DIMS = 2
+_SINGLE = 4  # bytes of a scale
 _SLAB_ELEMENTS = 1 << 18
 _MOST_THREADS = 16  # each has a slab in hand
 
@@ -74,6 +76,8 @@ class Converted:
     def __init__(self, of: Stored, form: str) -> None:
         self.name, self.shape = of.name, of.shape
         self.format = form
+        # Our own FP8 has a scale for each output.
+        self.grouping = Grouping(of.shape[-1], _SINGLE) if form == "FP8" else None
         rows = math.prod(of.shape[:-1])
         self.nbytes = rows * formats.bytes_per_row(form, of.shape[-1])
         self._of = of

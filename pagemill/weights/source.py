@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pagemill.checkpoint import Family, Keys, Origin, Part, rows_of
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.ops.interface import Float32, Weight
+from pagemill.ops.interface import Float32, Grouping, OutlineWeight, Weight
 from pagemill.types import ModelCard
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
@@ -43,6 +43,11 @@ class Stored(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def grouping(self) -> Grouping | None:
+        """What shares a scale, where that is known and not as the format has it."""
+        ...
 
     @property
     def origins(self) -> Sequence[str]:
@@ -198,6 +203,17 @@ class _OutlineSource(TensorSource):
         self._sized(name, size)
         return np.ones(size, np.float32)
 
+    def _weight(self, parts: Sequence[Part], k: int, read: Sequence[tuple[str, Rows]]) -> Weight:
+        weight = super()._weight(parts, k, read)
+        return OutlineWeight(
+            weight.shape,
+            weight.formats,
+            weight.parts,
+            weight.rows,
+            tuple(self._tensors[name].grouping for name, _ in read),
+            layer=weight.layer,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
@@ -220,6 +236,10 @@ class _Outline:
     @property
     def nbytes(self) -> int:
         return self.of.nbytes
+
+    @property
+    def grouping(self) -> Grouping | None:
+        return self.of.grouping
 
     @property
     def origins(self) -> Sequence[str]:

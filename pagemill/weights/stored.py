@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pagemill.checkpoint import Keys
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.ops.interface import Array, Float32
+from pagemill.ops.interface import Array, Float32, Grouping
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
 from pagemill.weights.source import Rows, Stored
@@ -30,6 +30,7 @@ class Plain:
     shape: tuple[int, ...]
     nbytes: int
     data: Callable[[str], NDArray[np.uint8]]  # the bytes of a tensor, by name
+    grouping: None = None
 
     @property
     def origins(self) -> Sequence[str]:
@@ -71,6 +72,10 @@ class Stack:
         return sum(part.nbytes for part in self.parts)
 
     @property
+    def grouping(self) -> Grouping | None:
+        return self.parts[0].grouping
+
+    @property
     def origins(self) -> Sequence[str]:
         return [origin for part in self.parts for origin in part.origins]
 
@@ -85,6 +90,8 @@ class Stack:
 
 class Changed:
     """A tensor made from another by a function of float32 arrays (see `checkpoint.Take`)."""
+
+    grouping: Grouping | None = None
 
     def __init__(self, of: Stored, change: Callable[[Array, Keys], Array], keys: Keys) -> None:
         self.name, self.format, self.origins = of.name, of.format, of.origins
@@ -116,6 +123,7 @@ class Picked:
 
     def __init__(self, of: Stored, pick: Callable[[int, Keys], Sequence[int]], keys: Keys) -> None:
         self.name, self.format, self.origins = of.name, of.format, of.origins
+        self.grouping = of.grouping
         self._of, self._rows = of, of.shape[-2] if len(of.shape) > 1 else 0
         self._picked = np.array(pick(self._rows, keys), np.intp)
         good = ((self._picked >= 0) & (self._picked < self._rows)).all() if self._rows else False

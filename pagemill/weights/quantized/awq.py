@@ -52,7 +52,8 @@ def _matrix(tensors: Tensors, module: str) -> Made:
         return affine.rows(affine.Affine(quants, real, of_groups, _BITS))
 
     form = affine.nominal(_BITS, inputs, inputs // groups)
-    return Made(f"{module}.weight", form, (outputs, inputs), names, make)
+    grouping = tensors.grouping(scales, inputs // groups, tensors.has(zeros))
+    return Made(f"{module}.weight", form, (outputs, inputs), names, make, grouping)
 
 
 def _unpack(words: NDArray[np.int32]) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pagemill.ops.interface import Float32
+from pagemill.ops.interface import Float32, Grouping
 from pagemill.small_files import parse_json
 from pagemill.weights.formats import f32, fp4, nf4, tables
 from pagemill.weights.keys import ConfigKeys
@@ -20,6 +20,7 @@ _MOST_BLOCK = 1 << 16
 _MOST_SIZE = 1 << 31
 _LARGEST_BYTE = 127
 _MIDDLE = 128
+_SINGLE = 4  # bytes of a scale
 _CLOSE = 1e-6
 
 
@@ -56,7 +57,8 @@ def _int8(tensors: Tensors, module: str) -> Made:
         return affine.rows(affine.Affine(raw ^ np.uint8(_MIDDLE), scales, zeros, 8))
 
     form = affine.nominal(8, inputs, inputs)
-    return Made(name, form, (outputs, inputs), (name, scale), make)
+    grouping = Grouping(inputs, _SINGLE)
+    return Made(name, form, (outputs, inputs), (name, scale), make, grouping)
 
 
 def _four_bits(tensors: Tensors, name: str, kind: _FourBits) -> Made:
@@ -87,7 +89,9 @@ def _four_bits(tensors: Tensors, name: str, kind: _FourBits) -> Made:
         of_blocks = scales[np.arange(0, elements, tables.SIZE) // block]
         return kind.NAME, tables.from_parts(quants, of_blocks.reshape(outputs, -1))
 
-    return Made(name, kind.NAME if whole else f32.NAME, (outputs, inputs), names, make)
+    grouping = Grouping(block, _SINGLE) if inputs % block == 0 else None
+    form = kind.NAME if whole else f32.NAME
+    return Made(name, form, (outputs, inputs), names, make, grouping)
 
 
 def _state(tensors: Tensors, name: str) -> ConfigKeys:

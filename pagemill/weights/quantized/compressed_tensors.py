@@ -88,7 +88,8 @@ def _packed(tensors: Tensors, module: str) -> Made:
 
     in_order = gptq.order_of(tensors, order, inputs, groups) is None
     form = affine.nominal(width, inputs, inputs // groups if in_order else 1)
-    return Made(f"{module}.weight", form, (outputs, inputs), names, make)
+    grouping = tensors.grouping(scale, inputs // groups, tensors.has(zero)) if in_order else None
+    return Made(f"{module}.weight", form, (outputs, inputs), names, make, grouping)
 
 
 def _bytes(tensors: Tensors, module: str) -> Made:
@@ -115,4 +116,5 @@ def _bytes(tensors: Tensors, module: str) -> Made:
 
     names = [part for part in (name, scale, zero) if tensors.has(part)]
     form = affine.nominal(8, inputs, inputs // groups)
-    return Made(name, form, (outputs, inputs), names, make)
+    grouping = tensors.grouping(scale, inputs // groups, tensors.has(zero))
+    return Made(name, form, (outputs, inputs), names, make, grouping)

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from pagemill.ops.interface import Float32
+from pagemill.ops.interface import Float32, Grouping
 from pagemill.weights.formats import f32, fp8
 from pagemill.weights.keys import ConfigKeys
 from pagemill.weights.quantized.tensors import Made, Tensors
@@ -20,6 +20,7 @@ FLOAT8: Final = "F8_E4M3"
 _SCALES = (".weight_scale_inv", ".weight_scale")  # both are multiplied with
 _MOST_TILE = 1 << 24
 _SLAB_ELEMENTS = 1 << 20
+_SINGLE = 4  # bytes of a scale
 
 
 def made(tensors: Tensors, config: ConfigKeys) -> Iterator[Made]:
@@ -50,6 +51,15 @@ def read_scales(
 ) -> Scales:
     """The scales of a matrix (N, K), from a tensor of one, N, (N, 1), (N, groups), or one for each
     tile."""
+    flat, sizes = _tiles(tensors, name, shape, tile)
+    values = tensors.reals(name, tensors.shape(name), "F8_E8M0").reshape(flat)
+    return Scales(values, sizes)
+
+
+def _tiles(
+    tensors: Tensors, name: str, shape: tuple[int, int], tile: tuple[int, int]
+) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """How many tiles of rows and of columns a tensor has scales of, and how large they are."""
     found = tensors.shape(name)
     flat = found + (1,) * (2 - len(found))
     if len(flat) > 2 or not all(flat):
@@ -62,8 +72,7 @@ def read_scales(
             sizes.append(given)
         else:
             raise tensors.bad(name, f"has shape {found}, which does not fit a matrix {shape}")
-    values = tensors.reals(name, found, "F8_E8M0").reshape(flat)
-    return Scales(values, (sizes[0], sizes[1]))
+    return flat, (sizes[0], sizes[1])
 
 
 def matrix(tensors: Tensors, module: str, tile: tuple[int, int]) -> Made:
@@ -89,4 +98,6 @@ def matrix(tensors: Tensors, module: str, tile: tuple[int, int]) -> Made:
         return (fp8 if whole else f32).NAME, np.concatenate(out)
 
     form = f32.NAME if inputs % fp8.BLOCK_SIZE else fp8.NAME
-    return Made(name, form, (outputs, inputs), (name, scale), make)
+    _, (_, of_columns) = _tiles(tensors, scale, (outputs, inputs), tile)
+    grouping = Grouping(of_columns, _SINGLE)
+    return Made(name, form, (outputs, inputs), (name, scale), make, grouping)

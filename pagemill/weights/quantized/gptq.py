@@ -23,11 +23,12 @@ def made(tensors: Tensors, config: ConfigKeys) -> Iterator[Made]:
     if version not in _VERSIONS:
         choices = ", ".join(_VERSIONS)
         raise config.unsupported("checkpoint_format", f"is {version[:32]!r}, not one of {choices}")
+    symmetric = config.flag("sym", False)
     for module in tensors.names(".qweight"):
-        yield _matrix(tensors, module, less_one=version == _VERSIONS[0])
+        yield _matrix(tensors, module, version == _VERSIONS[0], symmetric)
 
 
-def _matrix(tensors: Tensors, module: str, less_one: bool) -> Made:
+def _matrix(tensors: Tensors, module: str, less_one: bool, symmetric: bool) -> Made:
     """Sizes and bits follow from the tensors; modules of one file may differ."""
     names = [f"{module}.{part}" for part in ("qweight", "scales", "qzeros", "g_idx")]
     packed, scales, zeros, order = names
@@ -58,7 +59,8 @@ def _matrix(tensors: Tensors, module: str, less_one: bool) -> Made:
 
     in_order = order_of(tensors, order, inputs, groups) is None
     form = affine.nominal(width, inputs, inputs // groups if in_order else 1)
-    return Made(f"{module}.weight", form, (outputs, inputs), names, make)
+    grouping = tensors.grouping(scales, inputs // groups, not symmetric) if in_order else None
+    return Made(f"{module}.weight", form, (outputs, inputs), names, make, grouping)
 
 
 def order_of(tensors: Tensors, name: str, inputs: int, groups: int) -> NDArray[np.intp] | None:

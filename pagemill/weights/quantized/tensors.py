@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.ops.interface import Float32
+from pagemill.ops.interface import Float32, Grouping
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
 from pagemill.weights.folder import Folder
@@ -20,6 +20,7 @@ from pagemill.weights.source import Rows
 
 _WHOLE = {"I32": "<i4", "I64": "<i8", "U8": "|u1", "I8": "|i1"}
 _REAL = ("F32", "F16", "BF16")
+_SINGLE, _HALF = 4, 2  # bytes of a scale
 Shape = tuple[int | None, ...]  # None: any
 
 
@@ -36,6 +37,10 @@ class Tensors:
 
     def has(self, name: str) -> bool:
         return name in self._folder.tensors
+
+    def grouping(self, scales: str, inputs: int, zeros: bool = False) -> Grouping:
+        """Of a matrix, so many of whose inputs have a scale in that tensor."""
+        return Grouping(inputs, _SINGLE if self.dtype(scales) == "F32" else _HALF, zeros)
 
     def dtype(self, name: str) -> str:
         return self._folder.tensors[name].dtype
@@ -100,6 +105,7 @@ class Made:
     shape: tuple[int, ...]
     origins: Sequence[str]
     make: Callable[[int | None], Rows]  # of an expert, or all
+    grouping: Grouping | None = None  # of scales, where the format has narrower ones
 
     @property
     def nbytes(self) -> int:
