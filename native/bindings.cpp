@@ -33,9 +33,11 @@ struct Backend {
     if (threads < 1 || threads > 1024)
       throw std::invalid_argument("threads must be 1 to 1024, not " + std::to_string(threads));
     pool = std::make_shared<Pool>(threads);
+    slabs = std::make_shared<Slabs>();
   }
   const Kernels& kernels;
   std::shared_ptr<Pool> pool;
+  std::shared_ptr<Slabs> slabs;
 };
 
 using PartArrays = std::vector<std::tuple<std::string, Array<uint8_t, 1>, int>>;
@@ -44,7 +46,7 @@ std::shared_ptr<Matrix> make_matrix(const Backend& backend, const PartArrays& ar
   std::vector<Part> parts;
   for (const auto& [format, bytes, rows] : arrays) parts.push_back({format, bytes.data(), rows});
   nb::gil_scoped_release release;
-  return std::make_shared<Matrix>(backend.kernels, *backend.pool, parts, k);
+  return std::make_shared<Matrix>(backend.kernels, *backend.pool, *backend.slabs, parts, k);
 }
 
 void check(bool holds, const char* what) {

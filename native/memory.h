@@ -1,26 +1,43 @@
-// Large blocks of zeroed memory, straight from the system: given back at once, in huge pages where there are.
+// Zeroed memory straight from the system, in huge pages where there are.
 #pragma once
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
 #include <new>
 #include <utility>
 
 namespace pagemill {
 
+constexpr size_t kHugePage = (size_t)2 << 20;
+
+constexpr size_t align_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
+
+// One large piece, given back at once. A piece of several huge pages begins where one begins.
 class Block {
  public:
   Block() = default;
   explicit Block(size_t bytes) : bytes_(bytes) {
     if (!bytes) return;
-    data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t spare = bytes >= 2 * kHugePage ? kHugePage : 0;
+    data_ = mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data_ == MAP_FAILED) {
       data_ = nullptr;
       throw std::bad_alloc();
     }
+    if (!spare) return;
+    const size_t before = align_up((uintptr_t)data_, kHugePage) - (uintptr_t)data_;
+    const size_t end = before + align_up(bytes, sysconf(_SC_PAGESIZE));
+    if (before) munmap(data_, before);
+    if (before < spare) munmap(as<char>(end), spare - before);
+    data_ = as<char>(before);
 #if defined(MADV_HUGEPAGE)
-    if (bytes >= (size_t)4 << 20) madvise(data_, bytes, MADV_HUGEPAGE);
+    madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
   }
   Block(Block&& other) noexcept { swap(other); }
@@ -46,6 +63,36 @@ class Block {
 
   void* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// Memory for pieces that stay as long as a model does: neighbours share huge pages. It goes back to the
+// system slab by slab, with the last piece of each.
+class Slabs {
+ public:
+  struct Piece {
+    std::shared_ptr<const Block> slab;
+    uint8_t* data = nullptr;
+    size_t size = 0;
+  };
+
+  Piece take(size_t bytes) {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    if (!slab_ || used_ + bytes > slab_->size()) {
+      slab_ = std::make_shared<const Block>(std::max(bytes, kSlab));
+      used_ = 0;
+    }
+    Piece piece{slab_, slab_->as<uint8_t>(used_), bytes};
+    used_ = align_up(used_ + bytes, kAlignment);
+    return piece;
+  }
+
+ private:
+  static constexpr size_t kSlab = (size_t)256 << 20;  // of addresses: what nobody touches costs nothing
+  static constexpr size_t kAlignment = 4096;
+
+  std::mutex mutex_;
+  std::shared_ptr<const Block> slab_;
+  size_t used_ = 0;
 };
 
 }  // namespace pagemill

@@ -122,13 +122,13 @@ size_t memory_of(const PackedWeight& w) {
   return w.tiles * w.tile_bytes + 4096;  // a page more: kernels fetch past the end
 }
 
-Matrix::Segment pack(const Kernels& kernels, Pool& pool, const Format& format,
+Matrix::Segment pack(const Kernels& kernels, Pool& pool, Slabs& slabs, const Format& format,
                      const std::vector<const uint8_t*>& rows, int k) {
   PackedWeight w = shape(format, (int)rows.size(), k);
   if (format.values)
     for (int i = 0; i < 16; i++) w.table[i] = (uint8_t)(format.values[i] + (kernels.signed_q8 ? 0 : 128));
-  Matrix::Segment segment{w, 0, Block(memory_of(w))};
-  segment.weight.data = segment.memory.as<uint8_t>();
+  Matrix::Segment segment{w, 0, slabs.take(memory_of(w))};
+  segment.weight.data = segment.memory.data;
   Shares shares;
   pool.run([&](int) {
     shares.each(w.tiles, 4, [&](int from, int to) {
@@ -152,7 +152,8 @@ void check_row(const Format& format, int k) {
 
 }  // namespace
 
-Matrix::Matrix(const Kernels& kernels, Pool& pool, const std::vector<Part>& parts, int k) : k_(k) {
+Matrix::Matrix(const Kernels& kernels, Pool& pool, Slabs& slabs, const std::vector<Part>& parts, int k)
+    : k_(k) {
   for (size_t i = 0; i < parts.size();) {
     const Format& format = find_format(parts[i].format);
     check_row(format, k);
@@ -161,14 +162,14 @@ Matrix::Matrix(const Kernels& kernels, Pool& pool, const std::vector<Part>& part
     const int first_row = n_;
     for (; i < parts.size() && parts[i].format == format.name; i++)  // neighbours of one format share tiles
       for (int r = 0; r < parts[i].rows; r++, n_++) rows.push_back(parts[i].data + r * row_bytes);
-    segments_.push_back(pack(kernels, pool, format, rows, k));
+    segments_.push_back(pack(kernels, pool, slabs, format, rows, k));
     segments_.back().first_row = first_row;
   }
 }
 
 size_t Matrix::bytes() const {
   size_t total = 0;
-  for (const auto& segment : segments_) total += segment.memory.size();
+  for (const auto& segment : segments_) total += segment.memory.size;
   return total;
 }
 

@@ -21,13 +21,13 @@ struct Part {
 // A matrix of n outputs, in segments of one kind each, stacked along the outputs.
 class Matrix {
  public:
-  Matrix(const Kernels& kernels, Pool& pool, const std::vector<Part>& parts, int k);
+  Matrix(const Kernels& kernels, Pool& pool, Slabs& slabs, const std::vector<Part>& parts, int k);
   Matrix(const Matrix&) = delete;
 
   struct Segment {
     PackedWeight weight;
     int first_row;
-    Block memory;
+    Slabs::Piece memory;
   };
   const std::vector<Segment>& segments() const { return segments_; }
   int n() const { return n_; }
