@@ -16,17 +16,23 @@ inline uint32_t four(const uint8_t* at) {
   return x;
 }
 
-// Puts bits from .. from + bits of a group's codes into its plane at `to`, which is all zero there.
-void put_plane(const uint8_t* codes, int from, int bits, uint8_t* to) {
-  const uint32_t mask = 0x01010101u * (uint32_t)((1 << bits) - 1);
-  const int fields = 8 / bits;
-  for (int line = 0; line < bits; line++) {
+// Puts kBits bits of a group's codes, from bit `from` on, into their plane.
+template <int kBits>
+void put_plane(const uint8_t* codes, int from, uint8_t* to) {
+  constexpr uint32_t kMask = 0x01010101u * ((1 << kBits) - 1);
+  constexpr int kFields = 8 / kBits;
+  for (int line = 0; line < kBits; line++) {
     uint32_t all = 0;
-    for (int f = 0; f < fields; f++) {
-      all |= (four(codes + 4 * (line * fields + f)) >> from & mask) << bits * f;
-    }
+    for (int f = 0; f < kFields; f++)
+      all |= (four(codes + 4 * (line * kFields + f)) >> from & kMask) << kBits * f;
     memcpy(to + line * kLine, &all, 4);
   }
+}
+
+void put_plane(int bits, const uint8_t* codes, int from, uint8_t* to) {
+  if (bits == 4) return put_plane<4>(codes, from, to);
+  if (bits == 2) return put_plane<2>(codes, from, to);
+  put_plane<1>(codes, from, to);
 }
 
 // Puts a chunk of `groups` groups into its place in column `c`.
@@ -42,8 +48,8 @@ void put_column(const Layout& layout, bool signed_q8, const ColumnChunk& from, i
       }
       continue;
     }
-    put_plane(codes, 0, layout.low, at);
-    if (layout.high) put_plane(codes, layout.low, layout.high, at + layout.low * kLine);
+    put_plane(layout.low, codes, 0, at);
+    if (layout.high) put_plane(layout.high, codes, layout.low, at + layout.low * kLine);
   }
   uint8_t* at = chunk + groups * layout.group_bytes();
   const auto put_half = [&](int line, uint16_t value) { memcpy(at + line * 2 * kTile + c * 2, &value, 2); };
@@ -85,20 +91,24 @@ void put_column(const Layout& layout, bool signed_q8, const ColumnChunk& from, i
   }
 }
 
+// Chunk by chunk, whose lines the columns share.
 void pack_quantized_tile(const PackedWeight& w, bool signed_q8, const Format& format,
                          const std::vector<const uint8_t*>& rows, int tile) {
   const Layout layout = layout_of(w.kind);
-  for (int c = 0; c < kTile && tile * kTile + c < w.n; c++) {
-    const uint8_t* row = rows[tile * kTile + c];
-    uint8_t* chunk = w.data + tile * w.tile_bytes;
-    for (int first = 0; first < w.groups; first += kChunkGroups) {
-      const int groups = std::min(w.groups - first, kChunkGroups);
+  const int columns = std::min(kTile, w.n - tile * kTile),
+            chunk_blocks = kChunkGroups * kGroup / format.block;
+  uint8_t* chunk = w.data + tile * w.tile_bytes;
+  for (int first = 0; first < w.groups; first += kChunkGroups) {
+    const int groups = std::min(w.groups - first, kChunkGroups);
+    const size_t before = (size_t)first / kChunkGroups * chunk_blocks * format.bytes;
+    for (int c = 0; c < columns; c++) {
+      const uint8_t* block = rows[tile * kTile + c] + before;
       ColumnChunk column;
-      for (int at = 0; at < groups * kGroup; at += format.block, row += format.bytes)
-        format.read(row, column, at);
+      for (int at = 0; at < groups * kGroup; at += format.block, block += format.bytes)
+        format.read(block, column, at);
       put_column(layout, signed_q8, column, groups, c, chunk);
-      chunk += layout.chunk_bytes(groups);
     }
+    chunk += layout.chunk_bytes(groups);
   }
 }
 
