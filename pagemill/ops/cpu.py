@@ -95,7 +95,9 @@ class CpuOps(Alone):
     def upload(self, weight: Weight, table: bool = False) -> Array:
         known = _native.matrix_formats()
         parts = []
-        for name, part, rows in zip(weight.formats, weight.parts, weight.rows, strict=True):
+        for name, part, rows, order in weight.segments:
+            if order is not None:
+                name, part = formats.in_order(name, part.reshape(rows, -1), order)
             if name not in known:  # of a quantized folder: the nearest that GGUF files have
                 name, part = formats.as_gguf(name, part.reshape(rows, -1))
             if name not in known:

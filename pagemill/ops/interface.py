@@ -9,7 +9,7 @@ Names of sizes in shapes: T tokens of this step, S sampled rows, R sequences of 
 and N outputs of a matrix, H query heads, G key/value heads, D head size, V vocabulary, C channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Array = Any  # the backend's own array type; models use .shape, slicing, .reshape and + only
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Order = NDArray[np.int32]  # a permutation
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,14 @@ class Weight:
     rows: tuple[int, ...]  # rows of each part; sums to shape[0]
     # Of the network, counted from 0, where it belongs to one.
     layer: int | None = field(default=None, kw_only=True)
+    # Of each part the inputs in the order in which its columns are stored; None: as they come.
+    orders: tuple[Order | None, ...] = field(default=(), kw_only=True)
+
+    @property
+    def segments(self) -> Iterator[tuple[str, NDArray[np.uint8], int, Order | None]]:
+        """Format, bytes, rows and order of each part."""
+        orders = self.orders or (None,) * len(self.parts)
+        return zip(self.formats, self.parts, self.rows, orders, strict=True)
 
 
 @dataclass(frozen=True, slots=True)

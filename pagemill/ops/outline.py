@@ -149,9 +149,11 @@ class OutlineOps(CpuOps):
     def upload(self, weight: Weight, table: bool = False) -> Array:
         known = _native.matrix_formats()
         segments: list[tuple[str, int]] = []
-        for name, part, rows in zip(weight.formats, weight.parts, weight.rows, strict=True):
+        for name, part, rows, order in weight.segments:
             kept = name
-            if name not in known:
+            if order is not None:
+                kept = formats.IN_ORDER
+            elif name not in known:
                 kept, _ = formats.as_gguf(name, part.reshape(rows, -1)[:1])
             if kept not in known:
                 raise Unsupported(

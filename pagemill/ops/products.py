@@ -16,6 +16,7 @@ from torch import Tensor
 from pagemill.ops.plain.layouts.coded import Coded
 from pagemill.ops.plain.layouts.float8 import Float8
 from pagemill.ops.plain.layouts.int8 import Int8
+from pagemill.ops.plain.layouts.sorted import Sorted
 from pagemill.ops.plain.layouts.stacked import Stacked
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.triton import coded, eight_bits
@@ -59,6 +60,8 @@ def with_kernels(matrix: Matrix, device: torch.device) -> Matrix:
     """The same matrix, multiplied by a kernel where its layout has one on this device."""
     if isinstance(matrix, Stacked):
         return Stacked([with_kernels(part, device) for part in matrix.parts])
+    if isinstance(matrix, Sorted):
+        return Sorted((with_kernels(matrix.parts[0], device),), matrix.order)
     if isinstance(matrix, Coded):
         return Multiplied(matrix, coded.product)
     if isinstance(matrix, Int8):

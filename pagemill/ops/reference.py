@@ -65,11 +65,12 @@ class ReferenceOps(Alone, Recurrence):
                 f"the reference backend has no format {', '.join(sorted(unknown))}; "
                 f"it has {', '.join(formats.names())}"
             )
-        parts = [
-            formats.get(name).unpack(part.reshape(rows, -1))
-            for name, part, rows in zip(weight.formats, weight.parts, weight.rows, strict=True)
-        ]
-        return np.concatenate(parts).reshape(weight.shape)
+        out, start = np.empty(weight.shape, np.float32), 0
+        for name, part, rows, order in weight.segments:
+            columns = slice(None) if order is None else order
+            out[start : start + rows, columns] = formats.get(name).unpack(part.reshape(rows, -1))
+            start += rows
+        return out
 
     def vector(self, values: Float32) -> Float32:
         return np.array(values, np.float32)

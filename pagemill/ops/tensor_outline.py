@@ -8,13 +8,15 @@ step needs besides.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import groupby
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pagemill.errors import Unsupported
 from pagemill.ops.alone import Alone
-from pagemill.ops.interface import Array, Float32, Grouping, OutlineWeight, Weight
+from pagemill.ops.interface import Array, Float32, Grouping, Order, OutlineWeight, Weight
 from pagemill.ops.plain.layouts.table import has_layout, matrix_bytes
 from pagemill.types import KeptWeights
 from pagemill.weights import formats
@@ -22,7 +24,8 @@ from pagemill.weights import formats
 _ELEMENTS = MappingProxyType({"f32": 4, "f16": 2, "bf16": 2, "q8": 1, "fp8": 1})
 _DENSE = MappingProxyType({"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)})
 _SINGLE = 4  # bytes of a number in single precision
-_Part = tuple[str, int, int, Grouping | None]  # format, rows, bytes in the file, scales
+# As `Weight.segments` has it, and what is known of its scales.
+_Part = tuple[tuple[str, NDArray[np.uint8], int, Order | None], Grouping | None]
 
 
 class _Layers:
@@ -55,27 +58,24 @@ class TensorOutline(Alone):
                 f"they have {', '.join(formats.names())}"
             )
         assert isinstance(weight, OutlineWeight)
-        parts: Iterator[_Part] = zip(
-            weight.formats,
-            weight.rows,
-            (part.size for part in weight.parts),
-            weight.groupings,
-            strict=True,
-        )
-        # Neighbours of one format are one matrix.
-        for form, run in groupby(parts, lambda part: part[0]):
+        parts = zip(weight.segments, weight.groupings, strict=True)
+        # Neighbours of one format, whose inputs are sorted alike, are one matrix.
+        for (form, order), run in groupby(parts, _layout):
             same = list(run)
             kept, size = self._of_matrix(form, same, weight.shape[1])
-            self._kept[form, kept] += size
-            self._stored[form, kept] += sum(part[2] for part in same)
+            self._kept[form, kept] += size + (len(order) if self._codes_of(form) else 0)
+            self._stored[form, kept] += sum(part[1].size for part, _ in same)
         return None
 
+    def _codes_of(self, form: str) -> bool:
+        return self._keeps_codes and has_layout(form)
+
     def _of_matrix(self, form: str, parts: list[_Part], k: int) -> tuple[str, int]:
-        rows = sum(part[1] for part in parts)
-        if not self._keeps_codes or not has_layout(form):
+        rows = sum(part[2] for part, _ in parts)
+        if not self._codes_of(form):
             kept, of_element = _DENSE[self._dtype]
             return kept, rows * k * of_element
-        known = [grouping for *_, grouping in parts if grouping is not None]
+        known = [grouping for _, grouping in parts if grouping is not None]
         both = None
         if len(known) == len(parts):
             both = Grouping(
@@ -104,3 +104,9 @@ class TensorOutline(Alone):
             KeptWeights(form, kept, self._stored[form, kept], size)
             for (form, kept), size in self._kept.items()
         )
+
+
+def _layout(part: _Part) -> tuple[str, bytes]:
+    """The format, and the order of inputs as it is kept."""
+    (form, _, _, order), _ = part
+    return form, b"" if order is None else order.tobytes()

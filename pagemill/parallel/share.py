@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pagemill.checkpoint import Keys, Part, WeightSource, rows_of
 from pagemill.errors import Unsupported
-from pagemill.ops.interface import Float32, Weight
+from pagemill.ops.interface import Float32, Order, Weight
 from pagemill.parallel.keys import SharedKeys
 from pagemill.parallel.seat import Seat
 from pagemill.types import ModelCard
@@ -65,7 +65,7 @@ _INPUTS: Final = frozenset(
 )
 _MOST_GROUPS: Final = 1 << 20
 _EMBEDDING, _HEAD = "token_embd", "output"
-_Rows = tuple[str, NDArray[np.uint8]]  # a format and (rows, bytes per row) in it
+_Rows = tuple[str, NDArray[np.uint8], Order | None]  # a format, (rows, bytes per row), inputs
 _Item = TypeVar("_Item", bound=np.generic)
 _FIRST_ONLY: Final = ("position_embd", "token_types")  # tables that no other stage looks up
 
@@ -182,10 +182,12 @@ class Share:
 
     def _cut(self, part: Part, weight: Weight) -> _Rows:
         """A rank's rows, or inputs, of a tensor."""
-        (form,), (rows,) = weight.formats, weight.parts
-        if _kind(part[0]) in _INPUTS and self._seat.tensor > 1:
-            return form, self._cut_inputs(part[0], form, rows, weight.shape[1])
-        return form, self._cut_rows(part, rows)
+        ((form, rows, _, order),) = weight.segments
+        if _kind(part[0]) not in _INPUTS or self._seat.tensor == 1:
+            return form, self._cut_rows(part, rows), order
+        if order is not None:  # a share of the inputs is not a share of each group
+            form, rows = formats.in_order(form, rows, order)
+        return form, self._cut_inputs(part[0], form, rows, weight.shape[1]), None
 
     def _cut_vector(self, part: Part, values: Float32) -> Float32:
         if part[0].endswith(".bias") and _kind(part[0]) in _INPUTS:
@@ -239,10 +241,11 @@ def _kind(name: str) -> str:
 
 def _stacked(cuts: Sequence[_Rows], k: int) -> Weight:
     """Parts of one matrix, as one."""
-    counts = tuple(len(rows) for _, rows in cuts)
+    counts = tuple(len(rows) for _, rows, _ in cuts)
     return Weight(
         shape=(sum(counts), k),
-        formats=tuple(form for form, _ in cuts),
-        parts=tuple(rows for _, rows in cuts),
+        formats=tuple(form for form, _, _ in cuts),
+        parts=tuple(rows for _, rows, _ in cuts),
         rows=counts,
+        orders=tuple(order for *_, order in cuts),
     )

@@ -18,7 +18,7 @@ from pagemill.errors import Unsupported
 from pagemill.ops.interface import Grouping
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
-from pagemill.weights.source import Rows, Stored
+from pagemill.weights.source import AsStored, Rows, Stored
 
 AUTO, NONE = "auto", "none"
 _FULL = ("F32", "F16", "BF16")
@@ -70,7 +70,7 @@ class Precision:
         return None if inputs % formats.get(form).BLOCK_SIZE else form
 
 
-class Converted:
+class Converted(AsStored):
     """A full-precision tensor in another format."""
 
     def __init__(self, of: Stored, form: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pagemill.checkpoint import Family, Keys, Origin, Part, rows_of
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.ops.interface import Float32, Grouping, OutlineWeight, Weight
+from pagemill.ops.interface import Float32, Grouping, Order, OutlineWeight, Weight
 from pagemill.types import ModelCard
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
@@ -58,6 +58,30 @@ class Stored(Protocol):
         """All rows, or of a tensor (count, rows, K) those of one expert."""
         ...
 
+    def order(self, expert: int | None = None) -> Order | None:
+        """The inputs in the order that `read_sorted` gives them in, if it is another."""
+        ...
+
+    def read_sorted(self, expert: int | None = None) -> Rows:
+        """As `read`; where inputs of one group are not neighbours, sorted by group: that is exact,
+        and needs no more bits."""
+        ...
+
+
+class AsStored:
+    """A tensor whose inputs come in their order."""
+
+    __slots__ = ()
+
+    def order(self, expert: int | None = None) -> Order | None:
+        return None
+
+    def read_sorted(self: Stored, expert: int | None = None) -> Rows:
+        return self.read(expert)
+
+
+_Named = tuple[str, Stored]
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -93,12 +117,12 @@ class TensorSource:
 
     def matrix(self, *parts: Part, k: int) -> Weight:
         found = [self._shaped(part[0], (rows_of(part), k)) for part in parts]
-        return self._weight(parts, k, [(name, tensor.read()) for name, tensor in found])
+        return self._weight(parts, k, found, None)
 
     def experts(self, *parts: Part, k: int, count: int) -> Iterator[Weight]:
         found = [self._shaped(part[0], (count, rows_of(part), k)) for part in parts]
         for expert in range(count):
-            yield self._weight(parts, k, [(name, tensor.read(expert)) for name, tensor in found])
+            yield self._weight(parts, k, found, expert)
 
     def expert_vectors(self, *parts: Part, count: int) -> Iterator[Float32]:
         stacks = [self._values(part[0], count * rows_of(part)).reshape(count, -1) for part in parts]
@@ -133,8 +157,11 @@ class TensorSource:
             return name
         return f"{name}.weight"
 
-    def _weight(self, parts: Sequence[Part], k: int, read: Sequence[tuple[str, Rows]]) -> Weight:
+    def _weight(
+        self, parts: Sequence[Part], k: int, found: Sequence[_Named], expert: int | None
+    ) -> Weight:
         counts = tuple(map(rows_of, parts))
+        read = [(name, tensor.read_sorted(expert)) for name, tensor in found]
         for count, (_, (form, rows)) in zip(counts, read, strict=True):
             if form in formats.names():  # kernels trust these sizes
                 assert rows.shape == (count, formats.bytes_per_row(form, k)), form
@@ -144,6 +171,7 @@ class TensorSource:
             parts=tuple(self._ordered(name, rows) for name, (_, rows) in read),
             rows=counts,
             layer=_layer_of(parts[0][0]),
+            orders=tuple(tensor.order(expert) for _, tensor in found),
         )
 
     def _shaped(self, name: str, shape: tuple[int, ...]) -> tuple[str, Stored]:
@@ -203,20 +231,23 @@ class _OutlineSource(TensorSource):
         self._sized(name, size)
         return np.ones(size, np.float32)
 
-    def _weight(self, parts: Sequence[Part], k: int, read: Sequence[tuple[str, Rows]]) -> Weight:
-        weight = super()._weight(parts, k, read)
+    def _weight(
+        self, parts: Sequence[Part], k: int, found: Sequence[_Named], expert: int | None
+    ) -> Weight:
+        weight = super()._weight(parts, k, found, expert)
         return OutlineWeight(
             weight.shape,
             weight.formats,
             weight.parts,
             weight.rows,
-            tuple(self._tensors[name].grouping for name, _ in read),
+            tuple(tensor.grouping for _, tensor in found),
             layer=weight.layer,
+            orders=weight.orders,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Outline:
+class _Outline(AsStored):
     """A tensor of which only the header counts."""
 
     of: Stored
@@ -254,6 +285,9 @@ class _Outline:
             except ValueError as error:
                 raise BadModelFile(f"tensor {show(self.name)}: {error}") from None
         return self.format, np.broadcast_to(np.uint8(0), (rows, row_bytes))
+
+    def order(self, expert: int | None = None) -> Order | None:
+        return self.of.order(expert)
 
 
 def _layer_of(name: str) -> int | None:

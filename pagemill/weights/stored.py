@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from pagemill.checkpoint import Keys
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.ops.interface import Array, Float32, Grouping
+from pagemill.ops.interface import Array, Float32, Grouping, Order
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
-from pagemill.weights.source import Rows, Stored
+from pagemill.weights.source import AsStored, Rows, Stored
 
 _REAL = ("F32", "F16", "BF16")
 _NEAR = "Q8_0"
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class Plain(AsStored):
     """A tensor as it lies in a file."""
 
     name: str
@@ -87,8 +87,14 @@ class Stack:
             raise Unsupported(f"tensor {show(self.name)} and its like have several formats")
         return forms[0], np.concatenate(rows)
 
+    def order(self, expert: int | None = None) -> Order | None:
+        return None if expert is None else self.parts[expert].order()
 
-class Changed:
+    def read_sorted(self, expert: int | None = None) -> Rows:
+        return self.read() if expert is None else self.parts[expert].read_sorted()
+
+
+class Changed(AsStored):
     """A tensor made from another by a function of float32 arrays (see `checkpoint.Take`)."""
 
     grouping: Grouping | None = None
@@ -133,7 +139,15 @@ class Picked:
         self.nbytes = of.nbytes * len(self._picked) // self._rows
 
     def read(self, expert: int | None = None) -> Rows:
-        form, rows = self._of.read(expert)
+        return self._pick(*self._of.read(expert))
+
+    def order(self, expert: int | None = None) -> Order | None:
+        return self._of.order(expert)
+
+    def read_sorted(self, expert: int | None = None) -> Rows:
+        return self._pick(*self._of.read_sorted(expert))
+
+    def _pick(self, form: str, rows: NDArray[np.uint8]) -> Rows:
         of_matrices = rows.reshape(-1, self._rows, rows.shape[-1])
         return form, of_matrices[:, self._picked].reshape(-1, rows.shape[-1])
 

@@ -7,6 +7,7 @@ import pytest
 
 from pagemill import models
 from pagemill.weights.load import open_model
+from tests.models import random_folders
 from tests.models.test_golden import FOLDERS, HERE, Golden
 from tests.models.test_quantized_folders import write
 from tests.parallel.ranks import Loaded, Ranks, alone, plan_of
@@ -88,6 +89,20 @@ def test_quantized_weights(ranks: Ranks, wide: Path, quantization: str) -> None:
         expected, wanted = one.greedy([5, 3, 40, 7], 12)
     assert tokens == expected
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+
+
+def test_inputs_that_were_sorted(ranks: Ranks, tmp_path: Path) -> None:
+    """GPTQ's act-order: what is cut by outputs stays sorted in four bits, what is cut by inputs
+    becomes the nearest Q8_0."""
+    config = {"quant_method": "gptq", "bits": 4}
+    folder = random_folders.folder_of(
+        tmp_path / "model", random_folders.gptq(128, act_order=True), config, {}
+    )
+    plan = plan_of(folder, 2)
+    with ranks.load(plan) as network, alone(plan) as one:
+        got, wanted = network.logits(([5, 3, 40, 7], 0)), one.logits(([5, 3, 40, 7], 0))
+    error = np.abs(got - wanted).max() / np.abs(wanted).max()
+    assert 0 < error < 0.02
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "granitehybrid", "deepseek3", "qwen3moe"])

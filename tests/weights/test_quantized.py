@@ -53,6 +53,36 @@ def test_a_matrix_means_what_its_package_says(tmp_path: Path, name: str) -> None
     assert set(matrix.origins) <= set(golden.tensors)
 
 
+def test_inputs_that_are_sorted_by_group_lose_nothing(tmp_path: Path) -> None:
+    golden = Golden("gptq_4_act_order")
+    matrix = golden.matrix(tmp_path)
+    form, rows = matrix.read_sorted()
+    order = matrix.order()
+    assert form == "INT4" and matrix.format == "INT4" and order is not None
+    assert sorted(order.tolist()) == list(range(matrix.shape[-1]))
+    values = formats.get(form).unpack(rows)
+    np.testing.assert_allclose(values, golden.expected[:, order], ROUNDING, 0)
+    near = formats.in_order(form, rows, order)
+    assert near[0] == matrix.read()[0] and np.array_equal(near[1], matrix.read()[1])
+    others = [name for name in KEPT if name != "gptq_4_act_order"]
+    for name in others:
+        found = Golden(name).matrix(tmp_path)
+        expert = 0 if name == "mxfp4" else None
+        assert found.order(expert) is None
+        assert np.array_equal(found.read_sorted(expert)[1], found.read(expert)[1])
+
+
+def test_groups_of_unequal_sizes_are_not_sorted(tmp_path: Path) -> None:
+    golden = Golden("gptq_4_act_order")
+    (name,) = (name for name in golden.tensors if name.endswith("g_idx"))
+    uneven = golden.tensors[name].copy()
+    uneven[np.flatnonzero(uneven == 0)[0]] = 1
+    golden.tensors[name] = uneven
+    matrix = golden.matrix(tmp_path)
+    assert matrix.order() is None
+    assert matrix.read_sorted()[0] == matrix.read()[0] == "Q8_0"
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_rows_are_no_longer_than_was_said(tmp_path: Path, name: str) -> None:
     matrix = Golden(name).matrix(tmp_path)

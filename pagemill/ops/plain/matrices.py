@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pagemill.errors import Unsupported
-from pagemill.ops.interface import Weight
+from pagemill.ops.interface import Order, Weight
 from pagemill.ops.plain.layouts.dense import Dense, unpack_into
 from pagemill.ops.plain.layouts.quantized import read
+from pagemill.ops.plain.layouts.sorted import Sorted
 from pagemill.ops.plain.layouts.stacked import Stacked
 from pagemill.ops.plain.layouts.table import has_layout
 from pagemill.weights import formats
 
-_Part = tuple[str, NDArray[np.uint8], int]  # a format, its bytes, how many rows
+_Part = tuple[str, NDArray[np.uint8], int, Order | None]  # as `Weight.segments` has it
 
 
 class Matrix(Protocol):
@@ -59,24 +60,30 @@ def upload(
             f"they have {', '.join(formats.names())}"
         )
     made: list[Matrix] = []
-    parts = zip(weight.formats, weight.parts, weight.rows, strict=True)
 
-    def layout(part: _Part) -> str:
-        return part[0] if keep_codes and has_layout(part[0]) else ""
+    def layout(part: _Part) -> tuple[str, bytes]:
+        if not keep_codes or not has_layout(part[0]):
+            return "", b""
+        return part[0], b"" if part[3] is None else part[3].tobytes()
 
-    for form, run in groupby(parts, layout):
+    for (form, _), run in groupby(weight.segments, layout):
         same = list(run)
-        stored = [part for _, part, _ in same]
-        quantized = read(form, stored, weight.shape[1], device, dtype) if form else None
+        stored = [part for _, part, _, _ in same]
+        quantized: Any = read(form, stored, weight.shape[1], device, dtype) if form else None
+        if quantized is not None and same[0][3] is not None:
+            quantized = Sorted((quantized,), torch.tensor(same[0][3], device=device))
         made.append(quantized or _dense(same, weight.shape[1], device, dtype))
     return made[0] if len(made) == 1 else Stacked(made)
 
 
 def _dense(parts: Sequence[_Part], k: int, device: torch.device, dtype: torch.dtype) -> Dense:
-    out = torch.empty((sum(rows for _, _, rows in parts), k), dtype=dtype, device=device)
+    out = torch.empty((sum(rows for _, _, rows, _ in parts), k), dtype=dtype, device=device)
     start = 0
-    for name, part, rows in parts:
-        unpack_into(out[start : start + rows], name, part)
+    for name, part, rows, order in parts:
+        into = out[start : start + rows]
+        unpack_into(into, name, part)
+        if order is not None:
+            into.copy_(into[:, torch.from_numpy(np.argsort(order)).to(device)])
         start += rows
     return Dense(out)
 

@@ -7,7 +7,7 @@ Must not know: files, matrices as parts of a network, and anything else of ours.
 """
 
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ _READ_ONLY = (
     "Q1_0", "INT4", "INT8", "NF4", "FP4",
 )  # fmt: skip
 _WITHOUT_KERNEL = ("INT4", "INT8", "FP8")  # what quantized folders mean, exactly
+IN_ORDER: Final = "Q8_0"  # what in_order gives
 
 
 def names() -> tuple[str, ...]:
@@ -92,6 +93,16 @@ def as_gguf(name: str, raw: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
     if name not in _WITHOUT_KERNEL:
         return name, raw
     return cast(WithoutKernel, get(name)).as_gguf(raw)
+
+
+def in_order(
+    name: str, raw: NDArray[np.uint8], order: NDArray[np.int32]
+) -> tuple[str, NDArray[np.uint8]]:
+    """Rows whose column j is input order[j], as the nearest Q8_0 with inputs as they come."""
+    values = get(name).unpack(raw)
+    out = np.empty_like(values)
+    out[:, order] = values
+    return IN_ORDER, get_packing(IN_ORDER).pack(out)
 
 
 def bytes_per_row(name: str, k: int) -> int:

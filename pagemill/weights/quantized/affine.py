@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pagemill.ops.interface import Float32
+from pagemill.ops.interface import Float32, Order
 from pagemill.weights.formats import f32, int4, int8, q4_0, q8_0
 from pagemill.weights.source import Rows
 
@@ -43,7 +43,7 @@ def nominal(bits: int, inputs: int, group_size: int) -> str:
 
 def rows(matrix: Affine) -> Rows:
     """In a format of GGUF where that is exact, else in INT4 or INT8, which always are; where inputs
-    of one block belong to several groups, in the nearest Q8_0."""
+    of one block belong to several groups, in the nearest Q8_0 (see `sorting`)."""
     inputs, count = matrix.quants.shape[1], matrix.scales.shape[1]
     if inputs % BLOCK:
         return f32.NAME, _slabs(matrix, lambda slab: f32.pack(values(slab)))
@@ -61,6 +61,22 @@ def rows(matrix: Affine) -> Rows:
             return q4_0.NAME, _slabs(matrix, lambda slab: _q4_0(slab, shift))
         return q8_0.NAME, _slabs(matrix, lambda slab: _q8_0(slab, shift))
     return (int4.NAME, _slabs(matrix, _int4)) if few else (int8.NAME, _slabs(matrix, _int8))
+
+
+def sorting(groups: NDArray[np.intp] | None, count: int) -> Order | None:
+    """The inputs sorted by their group, of `count`; None where they are so already, or where groups
+    are not whole blocks of equal size."""
+    if groups is None:
+        return None
+    size = len(groups) // count
+    if size % BLOCK or (np.bincount(groups, minlength=count) != size).any():
+        return None
+    return np.argsort(groups, kind="stable").astype(np.int32)
+
+
+def sort(matrix: Affine, order: Order) -> Affine:
+    """The matrix with its inputs in the order of `sorting`."""
+    return replace(matrix, quants=np.ascontiguousarray(matrix.quants[:, order]), groups=None)
 
 
 def values(matrix: Affine) -> Float32:

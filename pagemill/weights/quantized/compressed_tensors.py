@@ -71,25 +71,24 @@ def _packed(tensors: Tensors, module: str) -> Made:
     if inputs % groups:
         raise tensors.bad(scale, f"has {groups} groups, which do not divide {inputs} inputs")
 
-    def make(expert: int | None) -> Rows:
+    of_inputs = gptq.order_of(tensors, order, inputs, groups)
+
+    def matrix() -> affine.Affine:
         zeros = np.full((outputs, groups), 1 << (width - 1), np.uint16)
         if tensors.has(zero):
             column = tensors.wholes(zero, (bits.words_of(outputs, width), groups))
             zeros = bits.unpack(column.T, width, outputs).T.astype(np.uint16)
-        return affine.rows(
-            affine.Affine(
-                quants=bits.unpack(tensors.wholes(packed, (outputs, words)), width, inputs),
-                scales=tensors.reals(scale, (outputs, groups)),
-                zeros=zeros,
-                bits=width,
-                groups=gptq.order_of(tensors, order, inputs, groups),
-            )
+        return affine.Affine(
+            quants=bits.unpack(tensors.wholes(packed, (outputs, words)), width, inputs),
+            scales=tensors.reals(scale, (outputs, groups)),
+            zeros=zeros,
+            bits=width,
+            groups=of_inputs,
         )
 
-    in_order = gptq.order_of(tensors, order, inputs, groups) is None
-    form = affine.nominal(width, inputs, inputs // groups if in_order else 1)
-    grouping = tensors.grouping(scale, inputs // groups, tensors.has(zero)) if in_order else None
-    return Made(f"{module}.weight", form, (outputs, inputs), names, make, grouping)
+    grouping = tensors.grouping(scale, inputs // groups, tensors.has(zero))
+    known = (width, of_inputs, grouping)
+    return gptq.made_of(f"{module}.weight", (outputs, inputs), names, matrix, known)
 
 
 def _bytes(tensors: Tensors, module: str) -> Made:

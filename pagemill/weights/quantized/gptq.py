@@ -1,18 +1,19 @@
 """GPTQ (Frantar et al., 2022): 2, 3, 4 or 8 bits, scales and zero points by group of inputs.
 
 Files of the first version store zero points less one. With "act-order" inputs were sorted before
-they were grouped, and g_idx says which group an input belongs to.
+they were grouped, and g_idx says which group an input belongs to: sorted again, neighbours share
+scales as without.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pagemill.ops.interface import Grouping
 from pagemill.weights.keys import ConfigKeys
 from pagemill.weights.quantized import affine, bits
-from pagemill.weights.quantized.tensors import Made, Tensors
-from pagemill.weights.source import Rows
+from pagemill.weights.quantized.tensors import Made, Sorted, Tensors
 
 _BITS = (2, 3, 4, 8)
 _VERSIONS = ("gptq", "gptq_v2")
@@ -44,23 +45,46 @@ def _matrix(tensors: Tensors, module: str, less_one: bool, symmetric: bool) -> M
     if not tensors.has(order):
         del names[3]
 
-    def make(expert: int | None) -> Rows:
+    of_inputs = order_of(tensors, order, inputs, groups)
+
+    def matrix() -> affine.Affine:
         columns = np.ascontiguousarray(tensors.wholes(packed, (words, outputs)).T)
         of_groups = bits.unpack(tensors.wholes(zeros, (groups, zero_words)), width, outputs)
         real = np.ascontiguousarray(tensors.reals(scales, (groups, outputs)).T)
-        matrix = affine.Affine(
+        return affine.Affine(
             quants=bits.unpack(columns, width, inputs),
             scales=real,
             zeros=of_groups.T.astype(np.uint16) + np.uint16(less_one),
             bits=width,
-            groups=order_of(tensors, order, inputs, groups),
+            groups=of_inputs,
         )
-        return affine.rows(matrix)
 
-    in_order = order_of(tensors, order, inputs, groups) is None
-    form = affine.nominal(width, inputs, inputs // groups if in_order else 1)
-    grouping = tensors.grouping(scales, inputs // groups, not symmetric) if in_order else None
-    return Made(f"{module}.weight", form, (outputs, inputs), names, make, grouping)
+    grouping = tensors.grouping(scales, inputs // groups, not symmetric)
+    shape = (outputs, inputs)
+    return made_of(f"{module}.weight", shape, names, matrix, (width, of_inputs, grouping))
+
+
+def made_of(
+    name: str,
+    shape: tuple[int, int],
+    origins: Sequence[str],
+    matrix: Callable[[], affine.Affine],
+    known: tuple[int, NDArray[np.intp] | None, Grouping],
+) -> Made:
+    """A matrix of groups. Known of it are its bits, `order_of` it, and its groups: inputs are
+    sorted where they are not in order."""
+    width, of_inputs, grouping = known
+    order = affine.sorting(of_inputs, shape[1] // grouping.inputs)
+    in_order = of_inputs is None or order is not None
+    return Made(
+        name,
+        affine.nominal(width, shape[1], grouping.inputs if in_order else 1),
+        shape,
+        origins,
+        lambda _: affine.rows(matrix()),
+        grouping if in_order else None,
+        None if order is None else Sorted(order, lambda: affine.rows(affine.sort(matrix(), order))),
+    )
 
 
 def order_of(tensors: Tensors, name: str, inputs: int, groups: int) -> NDArray[np.intp] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.ops.interface import Float32, Grouping
+from pagemill.ops.interface import Float32, Grouping, Order
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
 from pagemill.weights.folder import Folder
@@ -97,6 +97,14 @@ class Tensors:
 
 
 @dataclass(frozen=True, slots=True)
+class Sorted:
+    """The same matrix with its inputs in another order."""
+
+    order: Order  # of inputs
+    make: Callable[[], Rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """A matrix (N, K), or one for each expert, that is worked out when it is read."""
 
@@ -106,12 +114,22 @@ class Made:
     origins: Sequence[str]
     make: Callable[[int | None], Rows]  # of an expert, or all
     grouping: Grouping | None = None  # of scales, where the format has narrower ones
+    sorted: Sorted | None = None
 
     @property
     def nbytes(self) -> int:
         """At most: some backends keep the nearest format of GGUF's."""
         rows, inputs = math.prod(self.shape[:-1]), self.shape[-1]
-        return rows * formats.most_bytes_per_row(self.format, inputs)
+        most = formats.most_bytes_per_row(self.format, inputs)
+        if self.sorted is not None:
+            most = max(most, formats.bytes_per_row(formats.IN_ORDER, inputs))
+        return rows * most
 
     def read(self, expert: int | None = None) -> Rows:
         return self.make(expert)
+
+    def order(self, expert: int | None = None) -> Order | None:
+        return None if self.sorted is None else self.sorted.order
+
+    def read_sorted(self, expert: int | None = None) -> Rows:
+        return self.make(expert) if self.sorted is None else self.sorted.make()

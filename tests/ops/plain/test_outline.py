@@ -104,6 +104,7 @@ METHODS: dict[str, tuple[random.Quantize, dict[str, Any], dict[str, str]]] = {
     "awq of 32": (random.awq(32), {"quant_method": "awq", "bits": 4}, {}),
     "gptq of 128": (random.gptq(128), GPTQ | {"sym": False}, {}),
     "symmetric gptq of 32": (random.gptq(32, symmetric=True), GPTQ | {"sym": True}, {}),
+    "gptq with act-order": (random.gptq(128, act_order=True), GPTQ | {"sym": False}, {}),
     "int8 for each output": (
         random.signed_bytes,
         {"quant_method": "compressed-tensors", "format": "int-quantized"},
