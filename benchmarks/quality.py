@@ -28,7 +28,7 @@ from pagemill.checkpoint import Part, WeightSource
 from pagemill.hub.names import Name
 from pagemill.hub.store import Store
 from pagemill.ops.cpu import CpuOps
-from pagemill.ops.interface import Array, Float32, Int32, Ops, Scoring, Step, Weight
+from pagemill.ops.interface import Array, Float32, Int32, Ops, Rope, Scoring, Step, Weight
 from pagemill.ops.reference import ReferenceOps
 from pagemill.text.tokenizer import Tokenizer
 from pagemill.types import ModelCard
@@ -65,7 +65,10 @@ class HalfCacheReference(WholeReference):
         step: Step,
         scoring: Scoring,
         sinks: Array | None = None,
+        rope: Rope | None = None,
     ) -> Array:
+        if rope is not None:
+            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
         k, v = (side.astype(np.float16).astype(np.float32) for side in (k, v))
         return super().attention(q, k, v, kv, step, scoring, sinks)
 
@@ -82,7 +85,10 @@ class Q8CacheReference(WholeReference):
         step: Step,
         scoring: Scoring,
         sinks: Array | None = None,
+        rope: Rope | None = None,
     ) -> Array:
+        if rope is not None:
+            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
         k, v = q8_rounded(k, GROUP), q8_rounded(v, VALUE_GROUP)
         return super().attention(q, k, v, kv, step, scoring, sinks)
 

@@ -69,8 +69,8 @@ class LayerNorm:
 class Attention:
     """Grouped-query attention with rotary positions over paged keys and values.
 
-    A relative overrides what differs: `score` (scale, window, cap), `rotation`, or `adjust`, which
-    sees queries and keys before they are rotated.
+    A relative overrides what differs: `score` (scale, window, cap), `rotation`, `adjust`, which
+    sees queries and keys before they are rotated, or `attend`.
     """
 
     window_period = 0  # of so many layers all but the last have the window; 0: all layers have it
@@ -122,13 +122,6 @@ class Attention:
         """q (T, H, D) and k (T, G, D) before rotation."""
         return q, k
 
-    def rotate(self, q: Array, k: Array, step: Step) -> tuple[Array, Array]:
-        """Both by their positions."""
-        if self.rope is None:
-            return q, k
-        ops, at = self.ops, step.positions
-        return ops.rope(q, at, self.rope), ops.rope(k, at, self.rope)
-
     def __call__(self, x: Array, step: Step, kv: Array) -> Array:
         ops, num_tokens, dim = self.ops, x.shape[0], self.head_dim
         q_end = self.heads * dim
@@ -138,12 +131,12 @@ class Attention:
         k = qkv[:, q_end:k_end].reshape(num_tokens, self.kv_heads, dim)
         v = qkv[:, k_end:].reshape(num_tokens, self.kv_heads, dim)
         q, k = self.adjust(q, k)
-        q, k = self.rotate(q, k, step)
         y = self.attend(q, k, v, step, kv)  # (T, heads, dim)
         return ops.all_reduce(self.output(y.reshape(num_tokens, q_end)))
 
     def attend(self, q: Array, k: Array, v: Array, step: Step, kv: Array) -> Array:
-        return self.ops.attention(q, k, v, kv[self.index], step, self.scoring, self.sinks)
+        kv, sinks, rope = kv[self.index], self.sinks, self.rope
+        return self.ops.attention(q, k, v, kv, step, self.scoring, sinks, rope)
 
 
 class NormedAttention(Attention):

@@ -54,7 +54,7 @@ class Llama:
         return self.ops.linear(self.norm(x), self.head)
 
     def begin(self, step: Step) -> Array:
-        return self.embed(step)
+        return self.ops.residual(self.embed(step))
 
     def __call__(self, step: Step, kv: Array) -> Array:
         x = self.begin(step)

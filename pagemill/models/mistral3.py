@@ -47,9 +47,12 @@ class Mistral3Attention(Attention):
         factor, below = keys.real("rope.scaling.factor", _MOST), keys.real(_LOG_MULTIPLIER, _MOST)
         return replace(rope, scale=_fraction(factor, 1.0, below))
 
-    def rotate(self, q: Array, k: Array, step: Step) -> tuple[Array, Array]:
+    def attend(self, q: Array, k: Array, v: Array, step: Step, kv: Array) -> Array:
+        if self.query_rope == self.rope:
+            return super().attend(q, k, v, step, kv)
         ops, at = self.ops, step.positions
-        return ops.rope(q, at, self.query_rope), ops.rope(k, at, self.rope)
+        q, k = ops.rope(q, at, self.query_rope), ops.rope(k, at, self.rope)
+        return ops.attention(q, k, v, kv[self.index], step, self.scoring)
 
 
 class Mistral3Layer(LlamaLayer):

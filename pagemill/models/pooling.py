@@ -15,6 +15,8 @@ class DenseAttention(Attention):
     """Attention of every token to all tokens of its row. It keeps nothing."""
 
     def attend(self, q: Array, k: Array, v: Array, step: Step, kv: Array) -> Array:
+        if self.rope is not None:
+            q, k = (self.ops.rope(x, step.positions, self.rope) for x in (q, k))
         return self.ops.dense_attention(q, k, v, step, self.scoring)
 
 

@@ -1,7 +1,7 @@
-"""What a backend has to do with other processes while it has a network to itself: nothing.
+"""What most backends need not do: put sums off, and meet other processes while they have a network
+to themselves. `pagemill.parallel` puts its own in the place of the latter.
 
-`pagemill.parallel` puts its own in the place of these operations. Must not know: anything else of
-the backend.
+Must not know: anything else of the backend.
 """
 
 from typing import Any
@@ -10,7 +10,10 @@ from pagemill.ops.interface import Array
 
 
 class Alone:
-    """The operations that several processes do together, in one."""
+    """Those operations, doing nothing."""
+
+    def residual(self, x: Array) -> Array:
+        return x
 
     def all_reduce(self, x: Array) -> Array:
         return x

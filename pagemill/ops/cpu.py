@@ -196,7 +196,10 @@ class CpuOps(Alone):
         step: Step,
         scoring: Scoring,
         sinks: Array | None = None,
+        rope: Rope | None = None,
     ) -> Array:
+        if rope is not None:
+            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
         return q.recorder.add(
             "attention",
             q.shape[0],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from pagemill.ops.plain.layouts.dense import Dense
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.ops import PlainOps
 from pagemill.ops.plain.step import DeviceStep
+from pagemill.ops.residual import Residual, normed, whole
 
 # There are systems, and builds of torch, without Triton: torch's own calls do everything there.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -96,15 +98,23 @@ class CudaOps(PlainOps):
             draws=knobs.random,
         )
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        if not self.has_kernels or x.shape[-1] > norms.LONGEST_ROW:
-            return super().rms_norm(x, weight, eps)
-        return norms.rms_norm(x, weight, eps)
+    def linear(self, x: Tensor | Residual, weight: Matrix) -> Tensor:
+        return super().linear(whole(x), weight)
 
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    def residual(self, x: Tensor) -> Tensor | Residual:
+        return Residual(x) if self.has_kernels else x
+
+    def rms_norm(self, x: Tensor | Residual, weight: Tensor, eps: float) -> Tensor:
         if not self.has_kernels or x.shape[-1] > norms.LONGEST_ROW:
-            return super().layer_norm(x, weight, bias, eps)
-        return norms.layer_norm(x, weight, bias, eps)
+            return super().rms_norm(whole(x), weight, eps)
+        return normed(x, partial(norms.rms_norm, weight=weight, eps=eps))
+
+    def layer_norm(
+        self, x: Tensor | Residual, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        if not self.has_kernels or x.shape[-1] > norms.LONGEST_ROW:
+            return super().layer_norm(whole(x), weight, bias, eps)
+        return normed(x, partial(norms.layer_norm, weight=weight, shift=bias, eps=eps))
 
     def gated(self, x: Tensor, gate: Tensor, kind: Activation) -> Tensor:
         if not self.has_kernels:
@@ -178,10 +188,16 @@ class CudaOps(PlainOps):
         step: DeviceStep,
         scoring: Scoring,
         sinks: Tensor | None = None,
+        rope: Rope | None = None,
     ) -> Tensor:
         if not self.has_kernels:
-            return super().attention(q, k, v, kv, step, scoring, sinks)
-        rope_cache.store(k, v, step.slots, kv)  # all rows of the step, before any row attends
+            return super().attention(q, k, v, kv, step, scoring, sinks, rope)
+        # All rows of the step are stored before any row attends.
+        if rope is None:
+            rope_cache.store(k, v, step.slots, kv)
+        else:
+            table, at = self.rope_table(rope), step.positions
+            q = rope_cache.rope_and_store(q, k, v, table.cos, table.sin, at, step.slots, kv)
         return _attend(q, kv, step, scoring, sinks)
 
     def latent_attention(

@@ -268,10 +268,12 @@ class Ops(Protocol):
         step: Step,
         scoring: Scoring,
         sinks: Array | None = None,
+        rope: Rope | None = None,
     ) -> Array:
         """Store k, v (T, G, D) in their slots, then attend causally: q (T, H, D) -> (T, H, D).
         Query head h reads key/value head h // (H // G). `sinks`, a `vector` (H,), is one more score
-        for each head, which takes part in the softmax and has no value."""
+        for each head, which takes part in the softmax and has no value. With `rope`, q and k are
+        rotated first, each token by its position."""
         ...
 
     def latent_attention(
@@ -350,6 +352,11 @@ class Ops(Protocol):
 
     def normalize(self, x: Array) -> Array:
         """x / sqrt(sum(x^2)) over the last axis; zeros stay zeros."""
+        ...
+
+    def residual(self, x: Array) -> Array:
+        """x, to which layers will add: a backend may put `+` off until somebody reads the sum, and
+        add where it norms."""
         ...
 
     def all_reduce(self, x: Array) -> Array:

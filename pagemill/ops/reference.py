@@ -155,7 +155,10 @@ class ReferenceOps(Alone, Recurrence):
         step: Step,
         scoring: Scoring,
         sinks: Float32 | None = None,
+        rope: Rope | None = None,
     ) -> Float32:
+        if rope is not None:
+            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
         kv[0, step.slots] = k  # all rows of the step, before any row attends
         kv[1, step.slots] = v
         out = np.empty_like(q)

@@ -50,5 +50,5 @@ def build(
     shared: Any = SharedOps(ops, group, groups_of(checkpoint.source.keys))
     model = models.build(card_of(card, seat), shared, source)
     kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
-    network: Network = model if seat.pipeline == 1 else Stage(model, group, card)
+    network: Network = model if seat.pipeline == 1 else Stage(model, shared, group, card)
     return ops.compile(network), kv

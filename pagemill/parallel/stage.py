@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from pagemill.models import Model
-from pagemill.ops.interface import Array, Step
+from pagemill.ops.interface import Array, Ops, Step
 from pagemill.parallel.group import Group
 from pagemill.types import ModelCard
 
@@ -28,8 +28,8 @@ class _Memory:
 class Stage:
     """`stage(step, kv)` is the network's result on rank 0; elsewhere nothing that is of use."""
 
-    def __init__(self, model: Model, group: Group, card: ModelCard) -> None:
-        self.model, self.group = model, group
+    def __init__(self, model: Model, ops: Ops, group: Group, card: ModelCard) -> None:
+        self.model, self.ops, self.group = model, ops, group
         self.hidden = card.hidden_size
         self.first_layer = group.seat.layers(card.layers).start
         self.width = card.vocab_size  # of the result
@@ -43,10 +43,12 @@ class Stage:
             x = self.model.begin(step)
         else:
             x = group.receive((num_tokens, self.hidden), seat.rank - seat.tensor)
+            x = self.ops.residual(x)
         memory = _Memory(kv, self.first_layer)
         for layer in self.model.layers:
             x = layer(x, step, memory)
         if not seat.is_last:
+            x = x[:]  # read: a sum may have been put off
             group.send(x, seat.rank + seat.tensor)
             if seat.rank or not num_sampled:
                 return x[:num_sampled]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pagemill.ops.interface import Ops, Scoring
+from pagemill.ops.interface import Ops, Rope, Scoring
 from tests.ops.case import (
     EXACT,
     HALF_KV,
@@ -25,6 +25,7 @@ def attention_cases() -> Iterator[Case]:
     """Over pages of every size; with windows, caps and sinks; heads of every size."""
     yield from _paged()
     yield from _scored()
+    yield from _rotated()
     yield from _dense()
     yield from _latent()
 
@@ -127,6 +128,30 @@ def _scored() -> Iterator[Case]:
 
             name_of = f"attention {name}, {heads}/{kv_heads} heads of {dim}"
             yield Case(name_of, "attention", call, 2 * HALF_KV, 16)
+
+
+def _rotated() -> Iterator[Case]:
+    for heads, kv_heads, dim, half in [(6, 2, 24, 12), (4, 4, 80, 16)]:
+
+        def call(
+            ops: Ops,
+            rng: np.random.Generator,
+            size: tuple[int, int, int, int] = (heads, kv_heads, dim, half),
+        ) -> Outputs:
+            heads, kv_heads, dim, half = size
+            kv, pages = ops.new_kv(1, 8, 16, kv_heads, dim), rng.permutation(8).astype(np.int32)
+            rope = Rope(tuple(100.0 ** (-i / half) for i in range(half)), 1.25)
+            outputs: Outputs = []
+            for lens, takes in (([0, 0], [37, 20]), ([37, 20], [1, 3])):
+                step = ragged_step(lens, takes, pages, 16)
+                q = normal(rng, len(step.positions), heads, dim)
+                k, v = normal(rng, 2, len(step.positions), kv_heads, dim)
+                y = ops.attention(q, k, v, kv[0], step, Scoring(0.2), None, rope)
+                outputs.append(np.asarray(y))
+            return outputs
+
+        name = f"attention rotated, {2 * half} of {dim}, {heads}/{kv_heads} heads"
+        yield Case(name, "attention", call, 2 * HALF_KV, 16)
 
 
 def _paged() -> Iterator[Case]:

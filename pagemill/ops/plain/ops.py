@@ -170,7 +170,10 @@ class PlainOps(Alone):
         step: DeviceStep,
         scoring: Scoring,
         sinks: Tensor | None = None,
+        rope: Rope | None = None,
     ) -> Tensor:
+        if rope is not None:
+            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
         kv.store(step.slots, k, v)  # all rows of the step, before any row attends
         return attention.paged(q, kv, step, scoring, sinks)
 
