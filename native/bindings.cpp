@@ -100,7 +100,7 @@ void define_program(nb::module_& m) {
       .def(
           "__init__", [](Program* self, const Backend& b) { new (self) Program(b.kernels, b.pool); },
           nb::keep_alive<1, 2>())
-      .def("buffer", &Program::buffer, "width"_a, "sampled"_a, "repeat"_a)
+      .def("buffer", &Program::buffer, "width"_a, "sampled"_a, "repeat"_a, "planes"_a)
       .def("embed", &Program::embed)
       .def("rms_norm", &Program::rms_norm)
       .def("layer_norm", &Program::layer_norm, "x"_a, "weight"_a, "shift"_a.none(), "eps"_a, "heads"_a,

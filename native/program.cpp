@@ -29,8 +29,8 @@ const char* Program::name(Op op) {
   return kNames[(int)op];
 }
 
-int Program::buffer(int width, bool sampled, int repeat) {
-  buffers_.push_back({width, row_stride(width), sampled, repeat});
+int Program::buffer(int width, bool sampled, int repeat, int planes) {
+  buffers_.push_back({width, row_stride(width), sampled, repeat, planes});
   return (int)buffers_.size() - 1;
 }
 
@@ -238,7 +238,7 @@ float* Program::data(int buffer) const { return arena_.as<float>(buffers_[buffer
 Activation Program::activation(int buffer, int first_row) const {
   const Buffer& b = buffers_[buffer];
   const int groups = round_up(b.width, kGroup) / kGroup;
-  return {arena_.as<ActivationGroup>(b.int8) + (size_t)first_row * planes(b) * groups, groups, planes(b)};
+  return {arena_.as<ActivationGroup>(b.int8) + (size_t)first_row * b.planes * groups, groups, b.planes};
 }
 
 void Program::place_buffers(int tokens, int sampled) {
@@ -252,7 +252,7 @@ void Program::place_buffers(int tokens, int sampled) {
   };
   for (Buffer& b : buffers_) {
     const size_t rows = rows_of(b, placed_tokens_, placed_sampled_),
-                 groups = rows * planes(b) * (round_up(b.width, kGroup) / kGroup);
+                 groups = rows * b.planes * (round_up(b.width, kGroup) / kGroup);
     if (b.floats) b.offset = take(rows * b.stride * sizeof(float));
     if (!b.quantized) continue;
     b.int8 = take(groups * sizeof(ActivationGroup));

@@ -83,7 +83,7 @@ class Program {
   Program(const Kernels& kernels, std::shared_ptr<Pool> pool) : kernels_(kernels), pool_(std::move(pool)) {}
 
   // A buffer of `width` floats a row, of sampled rows or of all tokens, each of them `repeat` times.
-  int buffer(int width, bool sampled, int repeat);
+  int buffer(int width, bool sampled, int repeat, int planes);
 
   // Each adds one instruction. `width` is of the result. `heads` repeats it along a row; where there are
   // strides, heads lie that far apart, else they are neighbours.
@@ -201,7 +201,7 @@ class Program {
   struct Buffer {
     int width, stride;
     bool sampled;
-    int repeat;
+    int repeat, planes;
     bool floats = true, quantized = false;
     size_t offset = 0, int8 = 0;  // into the arena
   };
@@ -280,8 +280,6 @@ class Program {
   void run_short_conv(const Instruction& instruction, Shares& shares);
   void run_mamba2(const Instruction& instruction, Shares& shares);
   void attend_packed(const Instruction& instruction, const Task& task, int kv_head, float* scratch);
-  // Logits decide: the few rows that are sampled go into their product with twice the bits.
-  static int planes(const Buffer& buffer) { return buffer.sampled ? 2 : 1; }
   static int rows_of(const Buffer& buffer, int tokens, int sampled) {
     return (buffer.sampled ? sampled : tokens) * buffer.repeat;
   }

@@ -1,8 +1,8 @@
 """Lowers a recording to a native program: one call a step, whatever the model.
 
-Products take what follows them along (a bias, an activation, the rounding to int8), the native side
-runs neighbours that work row by row in one pass, queries and keys are rotated where they lie, and
-buffers are used again as soon as nobody reads them.
+Rows that nobody reads are left out, products take what follows them along (a bias, an activation,
+the rounding to int8), the native side runs neighbours that work row by row in one pass, queries and
+keys are rotated where they lie, and buffers are used again as soon as nobody reads them.
 
 Knows nothing of numpy arrays, weights' contents or the engine.
 """
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pagemill.ops.interface import Routing
+from pagemill.ops.narrowing import narrow
 from pagemill.ops.recorder import Node, Recorder, Rows, Symbol
 
 _GROUP = 32  # inputs that share a scale in quantized activations; kGroup in native/kernels.h
@@ -25,7 +26,8 @@ def lower(recorder: Recorder, program: Any, result: Symbol) -> dict[Node, int]:
     Buffers are reused, so only those of inputs (before the run) and of `result` (after it) mean
     something.
     """
-    return _Lowering(_with_copies(recorder.nodes, result), program, result).run()
+    nodes = narrow(recorder.nodes, result)
+    return _Lowering(_with_copies(nodes, result), program, result).run()
 
 
 def _with_copies(nodes: list[Node], result: Symbol) -> list[Node]:
@@ -130,8 +132,11 @@ class _Lowering:
     def _take(self, kind: _Kind) -> int:
         """A free buffer, or a new one."""
         free = self.free.get(kind)
-        sampled, repeat = kind.rows is Rows.SAMPLED, max(1, kind.repeat)
-        return free.pop() if free else int(self.program.buffer(kind.width, sampled, repeat))
+        if free:
+            return free.pop()
+        # Logits decide: rows that are sampled go into their product with twice the bits.
+        sampled, planes = kind.rows is not Rows.TOKENS, 2 if kind.rows is Rows.SAMPLED else 1
+        return int(self.program.buffer(kind.width, sampled, max(1, kind.repeat), planes))
 
     def _give(self, kind: _Kind, buffer: int) -> None:
         self.free.setdefault(kind, []).append(buffer)

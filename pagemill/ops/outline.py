@@ -66,7 +66,7 @@ class _Buffers:
     """Takes the place of a native program and keeps the sizes of its buffers only."""
 
     def __init__(self) -> None:
-        self._buffers: list[tuple[int, bool, int]] = []  # width, sampled, repeat
+        self._buffers: list[tuple[int, bool, int, int]] = []  # width, sampled, repeat, planes
         self._int8: set[int] = set()
         self._no_floats: set[int] = set()
         self._routes = 0
@@ -77,8 +77,8 @@ class _Buffers:
         """Instructions that say nothing of buffers."""
         return lambda *args: None
 
-    def buffer(self, width: int, sampled: bool, repeat: int) -> int:
-        self._buffers.append((width, sampled, repeat))
+    def buffer(self, width: int, sampled: bool, repeat: int, planes: int) -> int:
+        self._buffers.append((width, sampled, repeat, planes))
         return len(self._buffers) - 1
 
     def quantize(self, x: tuple[int, int], width: int) -> None:
@@ -123,12 +123,11 @@ class _Buffers:
     def row_bytes(self, sampled: bool) -> int:
         """Of all buffers, for each token or each sampled row."""
         total = 0
-        for index, (width, of_sampled, repeat) in enumerate(self._buffers):
+        for index, (width, of_sampled, repeat, planes) in enumerate(self._buffers):
             if of_sampled == sampled:
                 groups = -(-width // _GROUP)
                 lines = groups * _GROUP // _LINE
                 floats = 0 if index in self._no_floats else (lines | 1) * _LINE * 4
-                planes = 2 if sampled else 1  # see native/program.h
                 int8 = planes * groups * _GROUP_BYTES if index in self._int8 else 0
                 total += (floats + int8) * repeat
         return total

@@ -19,6 +19,7 @@ class Rows(Enum):
     """What the first axis of a symbolic array counts."""
 
     TOKENS = "tokens"
+    ENDING = "ending"  # tokens that will be sampled, in the last layer: see `ops/narrowing.py`
     SAMPLED = "sampled"
 
 
