@@ -93,3 +93,14 @@ def sample_cases() -> Iterator[Case]:
         return sampled(ops, logits, knobs)
 
     yield Case("sample ties", "sample", ties)
+
+    def best_of_many(ops: Ops, rng: np.random.Generator) -> Outputs:
+        """The first of two equal ones, in each part of a long row, alone and among others."""
+        found = []
+        for places in ([0], [511, 512], [1023, 1700], [1800], [512, 1024, 1536, 1800]):
+            logits = rng.normal(size=(1, 1801)).astype(np.float32)
+            logits[:, places] = 9
+            found += [sampled(ops, np.repeat(logits, n, 0), [Knobs(0)] * n) for n in (1, 3)]
+        return [array for outputs in found for array in outputs]
+
+    yield Case("sample best of many", "sample", best_of_many)
