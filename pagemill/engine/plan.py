@@ -184,7 +184,7 @@ def _as_asked(made: EnginePlan, config: EngineSettings, card: ModelCard) -> Engi
         quantization=config.quantization,
         tensor_parallel=config.tensor_parallel_size,
         pipeline_parallel=config.pipeline_parallel_size,
-        async_scheduling=config.async_scheduling and not ranks.several(config),
+        async_scheduling=config.async_scheduling,
         gpu_memory_utilization=config.gpu_memory_utilization if measured else 0.0,
         enforce_eager=config.enforce_eager,
         asked_model_len=config.max_model_len,

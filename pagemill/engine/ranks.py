@@ -31,8 +31,7 @@ def count(config: RankSettings) -> int:
 
 
 def several(config: RankSettings) -> bool:
-    """Only rank 0 samples, and the others learn of a token with the step that reads it: so a step
-    cannot be planned before the one before it has ended."""
+    """Whether it is more than one."""
     return count(config) > 1
 
 

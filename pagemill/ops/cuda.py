@@ -61,7 +61,7 @@ class CudaOps(PlainOps):
         super().__init__(device, dtype, kv_dtype)
         on_card = self.device.type == "cuda"
         self.has_kernels = _HAS_TRITON and (on_card if kernels is None else kernels)
-        self._choices = Choices(self.device)
+        self.choices = Choices(self.device)
         self._stacks: dict[int, tuple[Any, Tensor]] = {}  # by the first of what was stacked
 
     def upload(self, weight: Weight, table: bool = False) -> Matrix:
@@ -70,7 +70,7 @@ class CudaOps(PlainOps):
 
     def compile(self, model: Callable[[Step, Array], Array]) -> DecodeGraphs:
         def of_known_tokens(step: Any, kv: Array) -> Array:
-            return model(replace(step, token_ids=self._choices.fill(step.token_ids)), kv)
+            return model(replace(step, token_ids=self.choices.fill(step.token_ids)), kv)
 
         return DecodeGraphs(super().compile(of_known_tokens), self.device)
 
@@ -81,7 +81,7 @@ class CudaOps(PlainOps):
     def sample_later(self, logits: Array, rows: SampleRows) -> Callable[[], Sampled]:
         with torch.inference_mode():
             ids, wait = sampling.begin(logits, rows, self._choose)
-            self._choices.keep(ids)
+            self.choices.keep(ids)
         return wait
 
     def _choose(self, logits: Tensor, knobs: sampling.Knobs) -> Tensor:

@@ -101,6 +101,12 @@ class Group:
             torch.cat([piece[:, :size] for piece, size in zip(pieces, sizes, strict=True)], dim=1)
         )
 
+    def share(self, x: Array) -> None:
+        """Let all parts have what the first one has in x."""
+        if self.seat.tensor > 1:
+            first = self.seat.rank - self.seat.part
+            self._together(lambda: dist.broadcast(x, first, group=self._tensor))
+
     # Between stages.
 
     def send(self, x: Array, rank: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from pagemill import models
 from pagemill.engine.devices import is_gpu
 from pagemill.ops.interface import Array, Ops, Step
+from pagemill.parallel.ahead import Ahead
 from pagemill.parallel.group import Group
 from pagemill.parallel.seat import Seat
 from pagemill.parallel.share import Share, card_of, groups_of
@@ -51,4 +52,6 @@ def build(
     model = models.build(card_of(card, seat), shared, source)
     kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
     network: Network = model if seat.pipeline == 1 else Stage(model, shared, group, card)
-    return ops.compile(network), kv
+    run = ops.compile(network)
+    choices = getattr(ops, "choices", None)  # of a backend that runs while others plan
+    return run if choices is None else Ahead(run, group, choices), kv

@@ -31,7 +31,7 @@ def test_one_rank_is_the_default() -> None:
 def test_ranks_are_multiplied() -> None:
     made = planned(4, 3)
     assert (made.tensor_parallel, made.pipeline_parallel, made.ranks) == (4, 3, 12)
-    assert not made.async_scheduling
+    assert made.async_scheduling
     assert made.process_bytes == planned().process_bytes + 12 * RANK_BYTES
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pagemill import worker
 from pagemill.engine.spawn import EngineProcess
 from pagemill.errors import PagemillError
-from pagemill.ops.interface import Array, Float32, Step
+from pagemill.ops.interface import Array, Float32, Ops, Step
 from pagemill.parallel.crew import Crew
 from pagemill.parallel.leader import gather
 from pagemill.types import EnginePlan
@@ -35,8 +35,8 @@ def plan_of(path: Path, tensor: int = 1, pipeline: int = 1, **changes: object) -
 class Loaded:
     """A network that several processes have loaded."""
 
-    def __init__(self, model: Callable[[Step, Array], Array], kv: Array) -> None:
-        self.model, self.kv = model, kv
+    def __init__(self, model: Callable[[Step, Array], Array], kv: Array, ops: Ops) -> None:
+        self.model, self.kv, self.ops = model, kv, ops
 
     def logits(self, *rows: tuple[list[int], int]) -> Float32:
         """As `tests.models.test_golden.logits`, on memory that stays."""
@@ -67,8 +67,8 @@ class Ranks:
         checkpoint = worker.open_checkpoint(plan)
         assert isinstance(checkpoint, Checkpoint)
         crew = Crew(self.processes[: plan.ranks - 1], self.failures.append)
-        model, kv, _ = gather(plan, checkpoint, worker.new_ops, crew)
-        yield Loaded(model, kv)
+        model, kv, ops = gather(plan, checkpoint, worker.new_ops, crew)
+        yield Loaded(model, kv, ops)
         crew.dismiss()
         dist.destroy_process_group()
         assert not self.failures
@@ -85,4 +85,4 @@ def alone(plan: EnginePlan) -> Iterator[Loaded]:
     ops = worker.new_ops(plan)
     model = worker.models.build(checkpoint.card, ops, checkpoint.source)
     kv = model.new_kv(plan.num_pages, plan.page_size, plan.max_num_seqs)
-    yield Loaded(ops.compile(model), kv)
+    yield Loaded(ops.compile(model), kv, ops)

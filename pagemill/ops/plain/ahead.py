@@ -22,6 +22,10 @@ class Choices:
         """(S,), as the next step's `token_ids` will count them."""
         self._ids[: len(ids)].copy_(ids)
 
+    def first(self, count: int) -> Tensor:
+        """Those of the first rows. Whoever chose elsewhere may write them."""
+        return self._ids[:count]
+
     def fill(self, token_ids: Tensor) -> Tensor:
         """`Step.token_ids` with those in flight looked up: -1 - s is the choice of row s."""
         chosen = self._ids[(-1 - token_ids).clamp(min=0)].clamp(min=0)
