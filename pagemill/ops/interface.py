@@ -23,6 +23,16 @@ Order = NDArray[np.int32]  # a permutation
 
 
 @dataclass(frozen=True, slots=True)
+class Grouping:
+    """What a file's header says of scales: inputs that share one, its bytes, whether zero points
+    stand beside them."""
+
+    inputs: int
+    scale_bytes: int
+    zeros: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """A matrix as stored (y = x @ w.T): `formats` name how `parts` mean numbers.
 
@@ -40,29 +50,14 @@ class Weight:
     layer: int | None = field(default=None, kw_only=True)
     # Of each part the inputs in the order in which its columns are stored; None: as they come.
     orders: tuple[Order | None, ...] = field(default=(), kw_only=True)
+    # Of each part of an outline, whose bytes say nothing; None: as its format has them.
+    groupings: tuple[Grouping | None, ...] = field(default=(), kw_only=True)
 
     @property
     def segments(self) -> Iterator[tuple[str, NDArray[np.uint8], int, Order | None]]:
         """Format, bytes, rows and order of each part."""
         orders = self.orders or (None,) * len(self.parts)
         return zip(self.formats, self.parts, self.rows, orders, strict=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Grouping:
-    """What a file's header says of a matrix's scales: how many inputs share one, its bytes, and
-    whether groups have zero points of their own."""
-
-    inputs: int
-    scale_bytes: int
-    zeros: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class OutlineWeight(Weight):
-    """A weight without contents, for plans."""
-
-    groupings: tuple[Grouping | None, ...]  # of each part; None: as its format has them
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pagemill.errors import Unsupported
 from pagemill.ops.alone import Alone
-from pagemill.ops.interface import Array, Float32, Grouping, Order, OutlineWeight, Weight
+from pagemill.ops.interface import Array, Float32, Grouping, Order, Weight
 from pagemill.ops.plain.layouts.table import has_layout, matrix_bytes
 from pagemill.types import KeptWeights
 from pagemill.weights import formats
@@ -57,7 +57,6 @@ class TensorOutline(Alone):
                 f"the torch backends have no format {', '.join(sorted(unknown))}; "
                 f"they have {', '.join(formats.names())}"
             )
-        assert isinstance(weight, OutlineWeight)
         parts = zip(weight.segments, weight.groupings, strict=True)
         # Neighbours of one format, whose inputs are sorted alike, are one matrix.
         for (form, order), run in groupby(parts, _layout):

@@ -7,7 +7,7 @@ them.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pagemill.checkpoint import Family, Keys, Origin, Part, rows_of
 from pagemill.errors import BadModelFile, Unsupported
-from pagemill.ops.interface import Float32, Grouping, Order, OutlineWeight, Weight
+from pagemill.ops.interface import Float32, Grouping, Order, Weight
 from pagemill.types import ModelCard
 from pagemill.weights import formats
 from pagemill.weights.cursor import show
@@ -235,15 +235,7 @@ class _OutlineSource(TensorSource):
         self, parts: Sequence[Part], k: int, found: Sequence[_Named], expert: int | None
     ) -> Weight:
         weight = super()._weight(parts, k, found, expert)
-        return OutlineWeight(
-            weight.shape,
-            weight.formats,
-            weight.parts,
-            weight.rows,
-            tuple(tensor.grouping for _, tensor in found),
-            layer=weight.layer,
-            orders=weight.orders,
-        )
+        return replace(weight, groupings=tuple(tensor.grouping for _, tensor in found))
 
 
 @dataclass(frozen=True, slots=True)
