@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,10 +53,25 @@ app.add_typer(bench)
 def run_app(arguments: list[str]) -> int:
     """Parse and run one command line; its exit code."""
     try:
-        app(arguments, prog_name="pagemill")
+        _narrowed(arguments)(arguments, prog_name="pagemill")
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 1
     return 0
+
+
+def _narrowed(arguments: list[str]) -> typer.Typer:
+    """The program with no command but the one that is asked for: to make the options of all takes
+    longer than most of them run. All of it for help, and for what is no command."""
+    asked = [
+        command
+        for command in app.registered_commands
+        if command.callback and arguments[:1] == [command.name or command.callback.__name__]
+    ]
+    if not asked:
+        return app
+    narrow = copy(app)
+    narrow.registered_commands, narrow.registered_groups = asked, []
+    return narrow
 
 
 def _version(wanted: bool) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.main import get_group
 from typer.testing import CliRunner
 
-from pagemill.cli.app import app
+from pagemill.cli.app import _narrowed, app
 from pagemill.cli.boundary import boundary
 from pagemill.cli.options import load_settings, with_settings
 from pagemill.config import Settings, all_settings
@@ -189,3 +190,11 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         ["bash", "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_command_line_makes_the_options_of_its_command_only() -> None:
+    for name in ("serve", "list", "import"):
+        narrow = _narrowed([name, "--help"])
+        assert list(get_group(narrow).commands) == [name]
+    for other in ([], ["--help"], ["bench", "serve"], ["nothing"]):
+        assert _narrowed(other) is app
