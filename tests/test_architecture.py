@@ -54,7 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 ARRAY_LIBRARIES = {"numpy", "torch", "triton", "jax", "ml_dtypes"}
 TORCH_HOMES = (
-    *("ops.cuda", "ops.graphs", "ops.plain", "ops.products", "ops.residual", "ops.triton"),
+    *("ops.cuda", "ops.expert_products", "ops.graphs", "ops.plain", "ops.products"),
+    *("ops.residual", "ops.triton"),
     *("parallel", "fallback"),
     "bench.gpu",  # times kernels beside torch's own calls; nothing that serves imports it
 )

@@ -30,7 +30,6 @@ from pagemill.ops.interface import (
 from pagemill.ops.plain import sampling
 from pagemill.ops.plain.ahead import Choices
 from pagemill.ops.plain.cache import LayerCache
-from pagemill.ops.plain.layouts.dense import Dense
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.ops import PlainOps
 from pagemill.ops.plain.step import DeviceStep
@@ -39,6 +38,7 @@ from pagemill.ops.residual import Residual, normed, whole
 # There are systems, and builds of torch, without Triton: torch's own calls do everything there.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 if _HAS_TRITON:
+    from pagemill.ops.expert_products import Experts, as_one
     from pagemill.ops.products import with_kernels
     from pagemill.ops.triton import gates, grouped, norms, rope_cache
     from pagemill.ops.triton import sampling as choosing
@@ -62,7 +62,9 @@ class CudaOps(PlainOps):
         on_card = self.device.type == "cuda"
         self.has_kernels = _HAS_TRITON and (on_card if kernels is None else kernels)
         self.choices = Choices(self.device)
-        self._stacks: dict[int, tuple[Any, Tensor]] = {}  # by the first of what was stacked
+        # By the first of those that were put together, which keeps its number while it is here.
+        self._experts: dict[int, tuple[Matrix, Experts | None]] = {}
+        self._biases: dict[int, tuple[Tensor, Tensor]] = {}
 
     def upload(self, weight: Weight, table: bool = False) -> Matrix:
         matrix = super().upload(weight, table)
@@ -144,9 +146,9 @@ class CudaOps(PlainOps):
         gate_up_bias: Sequence[Tensor] | None = None,
         down_bias: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        # Layers whose weights come from the host share tensors, which cannot be stacked.
-        stacks = self.host is None and _are_dense(gate_up) and _are_dense(down)
-        if not self.has_kernels or not stacks:
+        x = whole(x)
+        first, second = self._as_one(gate_up), self._as_one(down)
+        if first is None or second is None:
             return super().experts(
                 x,
                 router,
@@ -159,25 +161,27 @@ class CudaOps(PlainOps):
             )
         chosen, weights = route(router, routing, selection_bias)
         routes = grouped.sorted_routes(chosen, len(gate_up))
-        first, second = self._stack_of(gate_up), self._stack_of(down)
-        biases = [None if b is None else self._stack(b[0], b) for b in (gate_up_bias, down_bias)]
-        inner = grouped.grouped_product(x, first, routes, biases[0], gather=True)
+        biases = [None if b is None else self._stacked(b) for b in (gate_up_bias, down_bias)]
+        inner = first.product(x, routes, biases[0], gather=True)
         inner = self.act_mul(inner, routing.activation)
-        y = grouped.grouped_product(inner, second, routes, biases[1], gather=False)
+        y = second.product(inner, routes, biases[1], gather=False)
         return grouped.combined(y, routes, weights)
 
-    def _stack_of(self, matrices: Sequence[Any]) -> Tensor:
-        """Matrices as one tensor (E, N, K), of which they are parts from then on."""
-        stack = self._stack(matrices[0], [matrix.weight for matrix in matrices])
-        if matrices[0].weight.data_ptr() != stack.data_ptr():
-            for matrix, part in zip(matrices, stack, strict=True):
-                matrix.weight = part
-        return stack
+    def _as_one(self, matrices: Sequence[Matrix]) -> Experts | None:
+        """Experts' matrices for one launch, found again by the first of them. Layers whose weights
+        come from the host share tensors, which cannot be put together."""
+        if not self.has_kernels or self.host is not None:
+            return None
+        first = matrices[0]
+        if id(first) not in self._experts:
+            self._experts[id(first)] = (first, as_one(matrices, self.device))
+        return self._experts[id(first)][1]
 
-    def _stack(self, key: Any, tensors: Sequence[Tensor]) -> Tensor:
-        if id(key) not in self._stacks:
-            self._stacks[id(key)] = (key, torch.stack(list(tensors)))
-        return self._stacks[id(key)][1]
+    def _stacked(self, biases: Sequence[Tensor]) -> Tensor:
+        first = biases[0]
+        if id(first) not in self._biases:
+            self._biases[id(first)] = (first, torch.stack(list(biases)))
+        return self._biases[id(first)][1]
 
     def attention(
         self,
@@ -234,7 +238,3 @@ def _attend(
     if singles:
         paged_decode(q, kv, step, scoring, sinks=sinks, latent=latent, into=out)
     return out
-
-
-def _are_dense(matrices: Sequence[Matrix]) -> bool:
-    return isinstance(matrices[0], Dense) and all(isinstance(one, Dense) for one in matrices)

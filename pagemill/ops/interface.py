@@ -265,10 +265,9 @@ class Ops(Protocol):
         sinks: Array | None = None,
         rope: Rope | None = None,
     ) -> Array:
-        """Store k, v (T, G, D) in their slots, then attend causally: q (T, H, D) -> (T, H, D).
-        Query head h reads key/value head h // (H // G). `sinks`, a `vector` (H,), is one more score
-        for each head, which takes part in the softmax and has no value. With `rope`, q and k are
-        rotated first, each token by its position."""
+        """Rotate q and k, if `rope`; store k, v (T, G, D) in their slots; then attend causally:
+        q (T, H, D) -> (T, H, D). Query head h reads key/value head h // (H // G). `sinks`, a
+        `vector` (H,), is one more score for each head, without a value."""
         ...
 
     def latent_attention(
@@ -350,8 +349,7 @@ class Ops(Protocol):
         ...
 
     def residual(self, x: Array) -> Array:
-        """x, to which layers will add: a backend may put `+` off until somebody reads the sum, and
-        add where it norms."""
+        """x, to which layers will add: a backend may put `+` off until the sum is read."""
         ...
 
     def all_reduce(self, x: Array) -> Array:

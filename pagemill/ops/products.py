@@ -66,7 +66,7 @@ def with_kernels(matrix: Matrix, device: torch.device) -> Matrix:
         return Multiplied(matrix, coded.product)
     if isinstance(matrix, Int8):
         return Multiplied(matrix, _of_bytes)
-    if isinstance(matrix, Float8) and _multiplies_float8(device):
+    if isinstance(matrix, Float8) and multiplies_float8(device):
         return Multiplied(matrix, of_float8)
     return matrix
 
@@ -89,6 +89,7 @@ def of_float8(x: Tensor, matrix: Float8) -> Tensor:
     return y
 
 
-def _multiplies_float8(device: torch.device) -> bool:
+def multiplies_float8(device: torch.device) -> bool:
+    """Whether tensor cores do."""
     nvidia = device.type == "cuda" and torch.version.hip is None
     return nvidia and torch.cuda.get_device_capability(device) >= _FLOAT8_CARDS

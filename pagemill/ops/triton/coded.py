@@ -26,7 +26,7 @@ from pagemill.ops.triton.partials import add_partials
 from pagemill.ops.triton.variants import Variant
 
 _ZERO, _ZEROS, _MINIMUMS = (tl.constexpr(kind) for kind in range(3))  # what shifts a group's codes
-_FEW = 32  # rows: scaling sums of a group of 32 costs less than making weights of its codes
+FEW = 32  # rows: scaling sums of a group of 32 costs less than making weights of its codes
 _PER_PROCESSOR = 4  # programs at once on a processor: loads of some hide what others wait for
 _LEAST_STEPS = 4  # of a program: fewer do not pay for another partial sum
 
@@ -118,27 +118,30 @@ def _numbers(
 
 
 @triton.jit
-def _product(
-    x, codes, scales, coarse, shifts, coarse_shifts, values, out,
-    num_rows, n, k, stride, steps, steps_of_split,
+def sums_of_tile(
+    x, codes, scales, coarse, shifts, coarse_shifts, values,
+    rows, of_rows, columns, n, k, stride, first, last, first_step, first_group, first_longer,
     bits: tl.constexpr, run: tl.constexpr, runs_of_group: tl.constexpr,
     runs_of_coarse: tl.constexpr, zero: tl.constexpr, kind: tl.constexpr, few: tl.constexpr,
     native: tl.constexpr, block_n: tl.constexpr, block_m: tl.constexpr,
 ):  # fmt: skip
+    """(block_n, block_m): outputs `columns` of a matrix, of `rows` of x (where `of_rows`), summed
+    over its steps from `first` to `last`. The matrix is one of many: it begins at `first_step` of
+    codes, `first_group` of scales and `first_longer` of coarse ones."""
     runs: tl.constexpr = 1 if bits == 8 else 4
     runs_at_once: tl.constexpr = runs_of_group if runs_of_group < runs else runs
-    rows = tl.program_id(0) * block_m + tl.arange(0, block_m)
-    columns = tl.program_id(1) * block_n + tl.arange(0, block_n)
-    split = tl.program_id(2)
     of_step = columns[:, None] * run + tl.arange(0, run)[None, :]
     mask = columns < n
     sums = tl.zeros((block_n, block_m), tl.float32)
-    first = split * steps_of_split
-    for step in range(first, tl.minimum(first + steps_of_split, steps)):
-        words = tl.load(codes + tl.cast(step, tl.int64) * n * run + of_step, mask[:, None], 0)
+    for step in range(first, last):
+        of_codes = codes + tl.cast(first_step + step, tl.int64) * n * run
+        words = tl.load(of_codes + of_step, mask[:, None], 0)
         for group in tl.static_range(runs // runs_at_once):
             at = step * runs + group * runs_at_once
-            of_group, longer = at // runs_of_group, at // runs_of_coarse
+            of_group, longer = (
+                first_group + at // runs_of_group,
+                first_longer + at // runs_of_coarse,
+            )
             known = mask & (tl.full((block_n,), at * run, tl.int32) < k)
             scale = _of_group(scales, coarse, of_group, longer, n, columns, known)
             zeros = tl.full((block_n,), zero, tl.int16)
@@ -150,7 +153,7 @@ def _product(
             of_x = tl.zeros((block_n, block_m), tl.float32)
             for i in tl.static_range(runs_at_once):
                 inputs = (at + i) * run + tl.arange(0, run)
-                there = (inputs < k)[:, None] & (rows < num_rows)[None, :]
+                there = (inputs < k)[:, None] & of_rows[None, :]
                 from_x = tl.cast(rows, tl.int64)[None, :] * stride + inputs[:, None]
                 x_tile = tl.load(x + from_x, there, 0)  # (run, rows)
                 numbers = _numbers(
@@ -173,15 +176,37 @@ def _product(
                 sums += part * scale[:, None]
                 if kind == _MINIMUMS:
                     sums -= of_x * minimum[:, None]
+    return sums
+
+
+@triton.jit
+def _product(
+    x, codes, scales, coarse, shifts, coarse_shifts, values, out,
+    num_rows, n, k, stride, steps, steps_of_split,
+    bits: tl.constexpr, run: tl.constexpr, runs_of_group: tl.constexpr,
+    runs_of_coarse: tl.constexpr, zero: tl.constexpr, kind: tl.constexpr, few: tl.constexpr,
+    native: tl.constexpr, block_n: tl.constexpr, block_m: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * block_m + tl.arange(0, block_m)
+    columns = tl.program_id(1) * block_n + tl.arange(0, block_n)
+    split = tl.program_id(2)
+    first = split * steps_of_split
+    sums = sums_of_tile(
+        x, codes, scales, coarse, shifts, coarse_shifts, values,
+        rows, rows < num_rows, columns, n, k, stride,
+        first, tl.minimum(first + steps_of_split, steps), 0, 0, 0,
+        bits, run, runs_of_group, runs_of_coarse, zero, kind, few, native, block_n, block_m,
+    )  # fmt: skip
     start = out + tl.cast(split, tl.int64) * num_rows * n
     to = tl.cast(rows, tl.int64)[None, :] * n + columns[:, None]
-    tl.store(start + to, sums.to(out.dtype.element_ty), mask[:, None] & (rows < num_rows)[None, :])
+    mask = (columns < n)[:, None] & (rows < num_rows)[None, :]
+    tl.store(start + to, sums.to(out.dtype.element_ty), mask)
 
 
 def product(x: Tensor, matrix: Codes, tiles: Tiles | None = None) -> Tensor:
     """x (T, K) times the matrix transposed -> (T, N), in x's type; sums are float32."""
     x = x if x.stride(1) == 1 else x.contiguous()
-    (num_rows, k), (steps, n, run) = x.shape, matrix.codes.shape
+    (num_rows, k), (steps, n, _) = x.shape, matrix.codes.shape
     tiles = tiles or tiles_of(num_rows, n, steps, _processors(x.device))
     of_split = -(-steps // tiles.splits)
     splits = -(-steps // of_split)
@@ -191,30 +216,38 @@ def product(x: Tensor, matrix: Codes, tiles: Tiles | None = None) -> Tensor:
     _product[grid](
         x, matrix.codes, matrix.scales, matrix.coarse, matrix.shifts, matrix.coarse_shifts,
         matrix.values, out, num_rows, n, k, x.stride(0), steps, of_split,
-        bits=matrix.bits,
-        run=run,
-        runs_of_group=matrix.group // run,
-        runs_of_coarse=max(1, matrix.coarse_run // run),
-        zero=matrix.zero,
-        kind=_kind(matrix),
-        few=num_rows <= _FEW,
-        native=_is_native(x, matrix),
-        block_n=tiles.outputs,
-        block_m=tiles.rows,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        few=num_rows <= FEW,
+        **constants_of(x, matrix, tiles),
     )  # fmt: skip
     return out if splits == 1 else add_partials(out, x.dtype)
+
+
+def constants_of(x: Tensor, matrix: Codes, tiles: Tiles) -> dict[str, Any]:
+    """What kernels are compiled for, but for how many rows are few."""
+    run = int(matrix.codes.shape[-1])
+    return {
+        "bits": matrix.bits,
+        "run": run,
+        "runs_of_group": matrix.group // run,
+        "runs_of_coarse": max(1, matrix.coarse_run // run),
+        "zero": matrix.zero,
+        "kind": _kind(matrix),
+        "native": _is_native(x, matrix),
+        "block_n": tiles.outputs,
+        "block_m": tiles.rows,
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
+    }
 
 
 def tiles_of(num_rows: int, n: int, steps: int, processors: int) -> Tiles:
     """Few rows wait for memory: narrow tiles, and the inputs cut until every processor has several
     programs, each with many loads under way. Many rows wait for products: tiles as large as the
     registers of eight warps hold, which use what they read most often."""
-    if num_rows > 2 * _FEW:
+    if num_rows > 2 * FEW:
         return Tiles(outputs=128, rows=128, splits=1, num_warps=8, num_stages=3)
     rows = next(size for size in (16, 32, 64) if num_rows <= size)
-    if rows > _FEW:  # x is read again for each tile of outputs, which are weights first
+    if rows > FEW:  # x is read again for each tile of outputs, which are weights first
         outputs, num_warps = 128, 8
     else:
         outputs, num_warps = 64, 4
@@ -255,7 +288,7 @@ def _variant(
     shape = {"bits": 4, "run": 32, "runs_of_group": 4, "runs_of_coarse": 1, "zero": 0, "kind": 0}
     shape["native"] = "values" not in types
     constants = shape | absent | constants
-    tile = {"few": tiles.rows <= _FEW, "block_n": tiles.outputs, "block_m": tiles.rows}
+    tile = {"few": tiles.rows <= FEW, "block_n": tiles.outputs, "block_m": tiles.rows}
     out = "*fp32" if tiles.splits > 1 else "*bf16"
     numbers = dict.fromkeys(("n", "k", "stride"), "i32:16")
     numbers |= dict.fromkeys(("num_rows", "steps", "steps_of_split"), "i32")

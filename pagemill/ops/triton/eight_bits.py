@@ -16,10 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagemill.ops.triton.attention import numbers
 from pagemill.ops.triton.partials import add_partials
 from pagemill.ops.triton.variants import Variant
 
-_DEPTH = 128  # inputs of a step: what a block of scales has, and a whole cache line of bytes
+DEPTH = 128  # inputs of a step: what a block of scales has, and a whole cache line of bytes
 _FEW = 64  # rows that wait for memory
 _PER_PROCESSOR = 2
 _LEAST_STEPS = 4
@@ -38,6 +39,50 @@ class Tiles:
 
 
 @triton.jit
+def sums_of_tile(
+    x, x_scales, weight, scales,
+    rows, of_rows, columns, n, k, blocks, first, last, matrix,
+    in_blocks: tl.constexpr, depth: tl.constexpr, block_n: tl.constexpr, block_m: tl.constexpr,
+):  # fmt: skip
+    """(block_n, block_m): outputs `columns` of a matrix, which is number `matrix` of many, of
+    `rows` of x (where `of_rows`), summed over its steps from `first` to `last`. An x of other
+    numbers than weights has no scales: codes become numbers like its own."""
+    of_columns = columns < n
+    from_x = x + tl.cast(rows, tl.int64)[None, :] * k
+    from_weight = weight + (tl.cast(matrix, tl.int64) * n + columns)[:, None] * k
+    from_scales = scales + tl.cast(matrix, tl.int64) * blocks * n + columns
+    whole: tl.constexpr = x.dtype.element_ty == tl.int8
+    sums = tl.zeros((block_n, block_m), tl.float32)
+    exact = tl.zeros((block_n, block_m), tl.int32)
+    for step in range(first, last):
+        inputs = step * depth + tl.arange(0, depth)
+        x_tile = tl.load(from_x + inputs[:, None], (inputs < k)[:, None] & of_rows[None, :], 0.0)
+        tile = tl.load(
+            from_weight + inputs[None, :], of_columns[:, None] & (inputs < k)[None, :], 0.0
+        )
+        if whole:
+            exact = tl.dot(tile, x_tile, exact, out_dtype=tl.int32)
+        else:
+            if x_scales is None:
+                part = tl.dot(numbers(tile, x.dtype.element_ty), x_tile, input_precision="ieee")
+            else:
+                part = tl.dot(tile, x_tile)
+            if in_blocks:
+                at = tl.cast(step, tl.int64) * n
+                part *= tl.load(from_scales + at, of_columns, 0)[:, None]
+                if x_scales is not None:
+                    part *= tl.load(x_scales + rows * blocks + step, of_rows, 0)[None, :]
+            sums += part
+    if whole:
+        sums = exact.to(tl.float32)
+    if not in_blocks:
+        sums *= tl.load(from_scales, of_columns, 0)[:, None]
+        if x_scales is not None:
+            sums *= tl.load(x_scales + rows, of_rows, 0)[None, :]
+    return sums
+
+
+@triton.jit
 def _product(
     x, x_scales, weight, scales, out,
     num_rows, n, k, blocks, steps_of_split,
@@ -46,36 +91,16 @@ def _product(
     rows = tl.program_id(0) * block_m + tl.arange(0, block_m)
     columns = tl.program_id(1) * block_n + tl.arange(0, block_n)
     split = tl.program_id(2)
-    of_rows, of_columns = rows < num_rows, columns < n
-    from_x = x + tl.cast(rows, tl.int64)[None, :] * k
-    from_weight = weight + tl.cast(columns, tl.int64)[:, None] * k
-    whole = x.dtype.element_ty == tl.int8
-    sums = tl.zeros((block_n, block_m), tl.float32)
-    exact = tl.zeros((block_n, block_m), tl.int32)
     first = split * steps_of_split
-    for step in range(first, tl.minimum(first + steps_of_split, tl.cdiv(k, depth))):
-        inputs = step * depth + tl.arange(0, depth)
-        x_tile = tl.load(from_x + inputs[:, None], (inputs < k)[:, None] & of_rows[None, :], 0.0)
-        tile = tl.load(
-            from_weight + inputs[None, :], of_columns[:, None] & (inputs < k)[None, :], 0.0
-        )
-        if whole:
-            exact = tl.dot(tile, x_tile, exact, out_dtype=tl.int32)
-        elif in_blocks:
-            of_x = tl.load(x_scales + rows * blocks + step, of_rows, 0)
-            of_weight = tl.load(scales + tl.cast(step, tl.int64) * n + columns, of_columns, 0)
-            sums += tl.dot(tile, x_tile) * of_weight[:, None] * of_x[None, :]
-        else:
-            sums += tl.dot(tile, x_tile)
-    if whole:
-        sums = exact.to(tl.float32)
-    if not in_blocks:
-        of_x = tl.load(x_scales + rows, of_rows, 0)
-        of_weight = tl.load(scales + columns, of_columns, 0)
-        sums *= of_weight[:, None] * of_x[None, :]
+    last = tl.minimum(first + steps_of_split, tl.cdiv(k, depth))
+    sums = sums_of_tile(
+        x, x_scales, weight, scales, rows, rows < num_rows, columns, n, k, blocks, first, last, 0,
+        in_blocks, depth, block_n, block_m,
+    )  # fmt: skip
     start = out + tl.cast(split, tl.int64) * num_rows * n
     to = tl.cast(rows, tl.int64)[None, :] * n + columns[:, None]
-    tl.store(start + to, sums.to(out.dtype.element_ty), of_columns[:, None] & of_rows[None, :])
+    mask = (columns < n)[:, None] & (rows < num_rows)[None, :]
+    tl.store(start + to, sums.to(out.dtype.element_ty), mask)
 
 
 def product(
@@ -89,7 +114,7 @@ def product(
     """x (T, K) under scales (T, blocks), times weight (N, K) under scales (blocks, N), transposed:
     (T, N) in `dtype`. There is one block, or one for each 128 inputs of eight-bit floats."""
     (num_rows, k), n = x.shape, len(weight)
-    steps, blocks = triton.cdiv(k, _DEPTH), len(scales)
+    steps, blocks = triton.cdiv(k, DEPTH), len(scales)
     if blocks not in (1, steps) or x_scales.shape != (num_rows, blocks):
         raise ValueError(
             f"scales {tuple(x_scales.shape)} and {tuple(scales.shape)} of {k} inputs: there must "
@@ -104,7 +129,7 @@ def product(
     _product[grid](
         x, x_scales, weight, scales, out, num_rows, n, k, blocks, of_split,
         in_blocks=blocks > 1,
-        depth=_DEPTH,
+        depth=DEPTH,
         block_n=tiles.outputs,
         block_m=tiles.rows,
         num_warps=tiles.num_warps,
@@ -136,7 +161,7 @@ def _variant(name: str, kind: str, num_rows: int, in_blocks: bool = False) -> Va
     types: dict[str, Any] = {"x": kind, "x_scales": "*fp32", "weight": kind, "scales": "*fp32"}
     types |= {"out": "*fp32" if tiles.splits > 1 else "*bf16", "num_rows": "i32", "n": "i32:16"}
     types |= {"k": "i32:16", "blocks": "i32", "steps_of_split": "i32"}
-    shape = {"block_n": tiles.outputs, "block_m": tiles.rows, "depth": _DEPTH}
+    shape = {"block_n": tiles.outputs, "block_m": tiles.rows, "depth": DEPTH}
     return Variant(
         name,
         _product,

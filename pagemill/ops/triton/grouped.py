@@ -28,6 +28,12 @@ class Routes:
     places: Tensor  # (M,) int32: where in `order` each route is
     top_k: int
 
+    def blocks(self, rows: int) -> int:
+        """How many blocks of so many rows hold all runs, whatever their lengths: each may end with
+        one that is not full."""
+        routes, matrices = len(self.order), len(self.starts) - 1
+        return -(-routes // rows) + min(routes, matrices)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -74,9 +80,7 @@ def grouped_product(
     if not num_routes:
         return out
     tile = tile_for(num_routes, matrices, x.element_size())
-    # Every run may end with a block that is not full.
-    blocks = triton.cdiv(num_routes, tile.rows) + min(num_routes, matrices)
-    _product_kernel[triton.cdiv(n, tile.columns), blocks](
+    _product_kernel[triton.cdiv(n, tile.columns), routes.blocks(tile.rows)](
         x.contiguous(), weights.contiguous(), bias, out, routes.order, routes.starts,
         matrices, n, k,
         **_constants(tile, matrices, bias is not None), TOP_K=routes.top_k if gather else 0,
@@ -124,6 +128,14 @@ def run_of_block(starts, block, matrices, ROWS: tl.constexpr, MATRICES_BLOCK: tl
 
 
 @triton.jit
+def row_of_place(order, place, there, TOP_K: tl.constexpr):
+    """Which rows of x are multiplied at some places: those of tokens, or (TOP_K 0) their own."""
+    if TOP_K:
+        return tl.load(order + place, there, 0) // TOP_K
+    return place
+
+
+@triton.jit
 def _product_kernel(
     x, weights, bias, out, order, starts, matrices, n, k,
     TOP_K: tl.constexpr, BIASED: tl.constexpr, MATRICES_BLOCK: tl.constexpr,
@@ -133,9 +145,7 @@ def _product_kernel(
     if matrix < matrices:
         place = start + tl.arange(0, ROWS)
         there = place < tl.load(starts + matrix + 1)
-        row = place
-        if TOP_K:
-            row = tl.load(order + place, there, 0) // TOP_K
+        row = row_of_place(order, place, there, TOP_K)
         column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
         depth = tl.arange(0, DEPTH)
         left = x + row.to(tl.int64)[:, None] * k + depth[None, :]
