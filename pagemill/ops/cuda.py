@@ -30,6 +30,7 @@ from pagemill.ops.interface import (
 from pagemill.ops.plain import sampling
 from pagemill.ops.plain.ahead import Choices
 from pagemill.ops.plain.cache import LayerCache
+from pagemill.ops.plain.low_rank import Adapters
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.ops import PlainOps
 from pagemill.ops.plain.step import DeviceStep
@@ -40,7 +41,7 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 if _HAS_TRITON:
     from pagemill.ops.expert_products import Experts, as_one
     from pagemill.ops.products import with_kernels
-    from pagemill.ops.triton import gates, grouped, norms, rope_cache
+    from pagemill.ops.triton import gates, grouped, lora, norms, rope_cache
     from pagemill.ops.triton import sampling as choosing
     from pagemill.ops.triton.decode import paged_decode
     from pagemill.ops.triton.prefill import paged_prefill
@@ -182,6 +183,13 @@ class CudaOps(PlainOps):
         if id(first) not in self._biases:
             self._biases[id(first)] = (first, torch.stack(list(biases)))
         return self._biases[id(first)][1]
+
+    def adapt(self, y: Tensor, x: Tensor, adapters: Adapters, chosen: Tensor) -> Tensor:
+        if not self.has_kernels:
+            return super().adapt(y, x, adapters, chosen)
+        routes, y = lora.adapter_routes(chosen, len(adapters.down)), y.contiguous()
+        lora.expand(y, lora.shrink(x, adapters.down, routes), adapters.up, adapters.scales, routes)
+        return y
 
     def attention(
         self,

@@ -48,11 +48,12 @@ from pagemill.ops.interface import (
     Step,
     Weight,
 )
+from pagemill.ops.low_rank import LowRankSums
 from pagemill.ops.recurrence import Recurrence
 from pagemill.weights import formats
 
 
-class ReferenceOps(Alone, Recurrence):
+class ReferenceOps(Alone, LowRankSums, Recurrence):
     """Ops over numpy arrays. Weights are unpacked to float32; keys and values are float32."""
 
     name = "reference"

@@ -29,10 +29,11 @@ from pagemill.ops.interface import (
     Step,
     Weight,
 )
-from pagemill.ops.plain import attention, experts, matrices, recurrence, sampling
+from pagemill.ops.plain import attention, experts, low_rank, matrices, recurrence, sampling
 from pagemill.ops.plain.cache import KV_DTYPES, Cache, LayerCache, new_pages
 from pagemill.ops.plain.device import describe
 from pagemill.ops.plain.hosted import HostLayers
+from pagemill.ops.plain.low_rank import Adapters
 from pagemill.ops.plain.matrices import Matrix
 from pagemill.ops.plain.step import DeviceStep, to_device
 
@@ -212,6 +213,13 @@ class PlainOps(Alone):
         act_mul = partial(self.act_mul, kind=routing.activation)
         biases = (gate_up_bias, down_bias)
         return experts.mixture(x, chosen, weights, gate_up, down, biases, act_mul)
+
+    def adapters(self, down: Float32, up: Float32, scales: Float32) -> Adapters:
+        parts = (self.vector(part) for part in (down, up))
+        return Adapters(*(part.to(self.dtype) for part in parts), self.vector(scales))
+
+    def adapt(self, y: Tensor, x: Tensor, adapters: Adapters, chosen: Tensor) -> Tensor:
+        return low_rank.adapt(y, x, adapters, chosen)
 
     def short_conv(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, step: DeviceStep
