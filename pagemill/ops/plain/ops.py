@@ -215,8 +215,8 @@ class PlainOps(Alone):
         return experts.mixture(x, chosen, weights, gate_up, down, biases, act_mul)
 
     def adapters(self, down: Float32, up: Float32, scales: Float32) -> Adapters:
-        parts = (self.vector(part) for part in (down, up))
-        return Adapters(*(part.to(self.dtype) for part in parts), self.vector(scales))
+        first, second = (self.vector(part).to(self.dtype) for part in (down, up))
+        return Adapters(first, second, self.vector(scales))
 
     def adapt(self, y: Tensor, x: Tensor, adapters: Adapters, chosen: Tensor) -> Tensor:
         return low_rank.adapt(y, x, adapters, chosen)
