@@ -43,7 +43,6 @@ WORKER = "pagemill.worker"
 __all__ = [
     "LoadedModel",
     "ModelEntry",
-    "Opened",
     "Runtime",
     "build_engine",
     "counting",
@@ -114,7 +113,7 @@ def counting(config: TextConfig, defaults: GenerationDefaults) -> GenerationDefa
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class _Opened:
     """A model whose header is read and whose engine has been told to load it."""
 
     card: ModelCard
@@ -138,7 +137,7 @@ class _Hosted:
     def __init__(self, name: str, stored: StoredModel) -> None:
         self.name = name
         self.stored = stored
-        self.opened: Opened | None = None  # before its time, by `prestart`
+        self.opened: _Opened | None = None  # before its time, by `prestart`
         self.model: LoadedModel | None = None
         self.loading: asyncio.Task[LoadedModel] | None = None
 
@@ -167,7 +166,7 @@ class Runtime:
         if self._given:
             self._served()
 
-    def prestart(self) -> Opened:
+    def prestart(self) -> tuple[ModelCard, EnginePlan]:
         """Begin to load the first of the given names; reads its header, waits for nothing else.
 
         Needs no event loop. Call it once, before anything slow is imported or read, on a thread
@@ -181,7 +180,7 @@ class Runtime:
         except BaseException:
             process.discard()
             raise
-        return hosted.opened
+        return hosted.opened.card, hosted.opened.client.plan
 
     async def model(self, name: str) -> LoadedModel:
         """The model of that name, loaded on first use; all who wait share one load.
@@ -290,7 +289,7 @@ class Runtime:
         blas = max(1, (config.threads or this_machine().cores) // config.ranks)
         return EngineProcess(self._worker, blas if config.backend == "reference" else 1)
 
-    def _open(self, hosted: _Hosted, process: EngineProcess) -> Opened:
+    def _open(self, hosted: _Hosted, process: EngineProcess) -> _Opened:
         """Read, plan, and tell the process. Blocking."""
         path = str(hosted.stored.path)
         checkpoint = open_as_asked(self._engine_config, path)
@@ -298,7 +297,7 @@ class Runtime:
         plan = plan_for(self._engine_config, checkpoint, path)
         client = ProcessClient(plan, self._spawn, process=process)
         client.begin()
-        return Opened(card, metadata, client)
+        return _Opened(card, metadata, client)
 
     async def _load(self, hosted: _Hosted) -> LoadedModel:
         opened, hosted.opened = hosted.opened, None
@@ -330,7 +329,7 @@ class Runtime:
         )
         return hosted.model
 
-    def _read_text(self, hosted: _Hosted, opened: Opened) -> _Text:
+    def _read_text(self, hosted: _Hosted, opened: _Opened) -> _Text:
         """Blocking."""
         from pagemill.text.chat import fallback_template
         from pagemill.text.model_text import read_model_text

@@ -233,7 +233,11 @@ async def test_closing_in_the_middle_of_a_load(open_runtime: Open, tiny_llama_pa
 
 
 def opened_early(runtime: Runtime) -> ProcessClient:
-    return runtime.prestart().client
+    card, plan = runtime.prestart()
+    [hosted] = runtime._by_name.values()
+    assert hosted.opened is not None and hosted.opened.card is card
+    assert hosted.opened.client.plan is plan
+    return hosted.opened.client
 
 
 async def test_a_process_started_early_is_the_one_that_is_used(

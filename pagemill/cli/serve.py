@@ -34,9 +34,9 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
 
     runtime = Runtime(settings, names)
     if preload and names:
-        first = runtime.prestart()  # the engine loads its libraries while we load ours
-        lines = plan_lines(str(named[0].name), first.card, first.client.plan)
-        lines += explain(named[1:], settings)
+        card, plan = runtime.prestart()  # the engine loads its libraries while we load ours
+        lines = plan_lines(str(named[0].name), card, plan)
+        lines += plans(named[1:], settings)
     else:
         lines = explain(named, settings)
 
@@ -77,15 +77,19 @@ def check_settings(settings: Settings) -> None:
 
 
 def explain(named: Sequence[StoredModel], settings: Settings) -> list[str]:
-    """The plan of every named model; of an unnamed store, what will be loaded on first use.
+    """The plan of every named model; of an unnamed store, what will be loaded on first use."""
+    if named:
+        return plans(named, settings)
+    stored = here.open_store(settings).list()
+    names = ", ".join(str(model.name) for model in stored)
+    return [f"Loaded on first use: {names}" if names else NO_MODELS]
+
+
+def plans(named: Sequence[StoredModel], settings: Settings) -> list[str]:
+    """The plan of each model.
 
     Reads the files' headers: one that cannot be read, or that does not fit, ends the start here.
     """
-    if not named:
-        stored = here.open_store(settings).list()
-        names = ", ".join(str(model.name) for model in stored)
-        return [f"Loaded on first use: {names}" if names else NO_MODELS]
-
     from pagemill.runtime import open_as_asked, plan_for
 
     lines: list[str] = []

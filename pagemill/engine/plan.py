@@ -38,7 +38,7 @@ USEFUL_LEN = 4096  # tokens of cache that a card has room for before it has all 
 SMALLEST_USEFUL_LEN = 256  # a context below this is refused rather than chosen
 
 # Fitted (docs/numbers.md): what engine and server take besides, and their copies of a vocabulary.
-ENGINE_BYTES, SERVER_BYTES, TOKEN_BYTES = 31 << 20, 42 << 20, 680
+ENGINE_BYTES, SERVER_BYTES, TOKEN_BYTES = 31 << 20, 38 << 20, 680
 FIRST_POSITIONS = 2048  # rows of a rotary table, which doubles from there
 
 

@@ -1,14 +1,19 @@
 """serve: whatever is wrong is said before anything slow begins."""
 
+import asyncio
+import gc
 import os
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
-from pagemill.cli.serve import check_settings
-from pagemill.config import HttpConfig, Settings
+from pagemill.cli.serve import check_settings, serve
+from pagemill.config import EngineConfig, HttpConfig, HubConfig, Settings
 from pagemill.errors import ConfigError
 
 from .test_app import in_a_process
@@ -39,6 +44,30 @@ def test_check_reads_everything_and_loads_nothing(tmp_path: Path, tiny_llama_pat
     assert "llama, 109K parameters, F32" in done.stdout
     assert "  context   512 tokens\n" in done.stdout
     assert done.stdout.endswith("All is in order.\n")
+
+
+def test_what_is_said_once_it_listens(
+    tmp_path: Path,
+    tiny_llama_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(app: Starlette, http: HttpConfig, on_listening: Callable[[str], None]) -> None:
+        on_listening("http://here")
+        asyncio.run(app.state.server.runtime.close())
+
+    monkeypatch.setattr("pagemill.server.serve.run", run)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    settings = Settings(EngineConfig(backend="reference"), HttpConfig(port=0))
+    try:
+        serve([str(tiny_llama_path)], replace(settings, hub=HubConfig(tmp_path)), preload=False)
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "Pagemill serves at http://here (OpenAI's API: http://here/v1)"
+    assert said[1].endswith(": llama, 109K parameters, F32")
+    assert all(line.startswith("  ") for line in said[2:])  # of this model and no other
 
 
 def test_an_unreadable_model_and_a_plan_that_does_not_fit_have_code_2(
