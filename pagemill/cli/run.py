@@ -156,14 +156,20 @@ def _running(name: str, settings: Settings) -> Talker | None:
 
 
 def _own_engine(name: str, settings: Settings) -> Talker:
-    from pagemill.cli.local import EngineTalker, Loader
+    from pagemill.cli import loading
     from pagemill.cli.models import ensure
-    from pagemill.runtime import Runtime, given_template
+    from pagemill.runtime import given_template
 
     given_template(settings.text)  # wrong ones are refused before anything is fetched
     model = ensure(name, settings)
+    loading.begin()
+    try:
+        from pagemill.cli.local import EngineTalker, Loader
+        from pagemill.runtime import Runtime
 
-    def runtime() -> Loader:
-        return Runtime(settings, [name])
+        def runtime() -> Loader:
+            return Runtime(settings, [name])
 
-    return EngineTalker(runtime, name, lambda: print_note(f"loading {model.name} ..."))
+        return EngineTalker(runtime, name, lambda: print_note(f"loading {model.name} ..."))
+    finally:
+        loading.end()

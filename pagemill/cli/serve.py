@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pagemill.cli import loading
 from pagemill.cli import models as here
 from pagemill.cli.plan_lines import plan_lines
 
@@ -22,13 +21,12 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
 
     A single name is loaded at once: whoever gives one means to use it.
     """
-    gc.disable()  # until it listens: what is made before that stays
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # engines multiply; this process does not
     check_settings(settings)
     preload = preload or len(names) == 1
     if preload and not names:
         names = [str(model.name) for model in here.open_store(settings).list()]
     named = [here.ensure(name, settings) for name in names]
+    loading.begin()
 
     from pagemill.runtime import Runtime
 
@@ -45,8 +43,7 @@ def serve(names: Sequence[str], settings: Settings, *, preload: bool) -> None:
 
     def listening(url: str) -> None:
         print(f"Pagemill serves at {url} (OpenAI's API: {url}/v1)", *lines, sep="\n", flush=True)
-        gc.freeze()  # nor does it look again at what was made
-        gc.enable()
+        loading.end()
 
     app = create_app(runtime, settings.http, names if preload else ())
     run(app, settings.http, listening)
