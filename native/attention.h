@@ -1,9 +1,12 @@
-// Paged attention: a few query rows that share one key/value head read that head's pages once.
+// Paged attention: query rows that share one key/value head read that head's pages once, also rows of several
+// sequences whose histories begin with the same pages.
 //
 // The history is reduced in segments of 1,024 tokens, counted from its beginning, and the segments are
 // combined in order. Within a segment: scores, their maximum, exponentials, then the weighted sum of the
 // values. Rows see different tokens (causality, windows); what a row does not see has weight zero and changes
-// nothing. What the cache is made of knows how to score and to weigh: see cache_floats.h and cache_q8.h.
+// nothing. What sequences share of a segment is scored for all of their rows before what each has alone, and
+// weighed likewise, so a row's sum goes over its tokens in their order whoever it is computed with. What the
+// cache is made of knows how to score and to weigh: see cache_floats.h and cache_q8.h.
 #pragma once
 
 #include "cache_floats.h"
@@ -57,10 +60,10 @@ inline void combine(Running& run, float* out, const Running& next, const float* 
   run = {top, run.total * keep + next.total * take};
 }
 
-// A row's scores of `tokens` tokens from `first` on become weights of those that it sees.
-inline Running row_weights(const AttentionTask& task, int m, int first, int tokens, float* scores) {
+// A row's scores of `tokens` tokens become weights of those that it sees from its position, counted from the
+// first of them.
+inline Running row_weights(const AttentionTask& task, int position, int tokens, float* scores) {
   if (task.softcap > 0) cap_scores(scores, tokens, task.scale, task.softcap);
-  const int position = task.first_position + m / task.group - first;
   const int from = position > task.behind ? position - task.behind : 0;
   const int to = tokens - position > task.ahead ? position + task.ahead + 1 : tokens;
   if (from >= to) {
@@ -71,11 +74,11 @@ inline Running row_weights(const AttentionTask& task, int m, int first, int toke
 }
 
 // Divides by the sum of exponentials, in which a sink takes part.
-inline void finish_row(const AttentionTask& task, int m, const Running& run, const float* sums) {
-  float* out = task.out + m / task.group * task.out_stride + (size_t)(m % task.group) * task.value_dim;
+inline void finish_row(const AttentionTask& task, int head, const Running& run, const float* sums,
+                       float* out) {
   float keep = 1.0f, total = run.total;
   if (task.sinks) {
-    const float sink = task.sinks[m % task.group], own = run.top * (task.softcap > 0 ? 1.0f : task.scale);
+    const float sink = task.sinks[head], own = run.top * (task.softcap > 0 ? 1.0f : task.scale);
     const float top = own > sink ? own : sink;
     keep = exp_one(own - top), total = run.total * keep + exp_one(sink - top);
   }
@@ -83,49 +86,191 @@ inline void finish_row(const AttentionTask& task, int m, const Running& run, con
     store_first(out + d, div(mul(load(sums + d), splat(keep)), splat(total)), task.value_dim - d);
 }
 
-template <class Cache, int kM>
-void attend_rows(const KvLayer& layer, const AttentionTask& task) {
-  const int dim = layer.padded_dim, wanted = padded(task.value_dim);
-  const float factor = task.softcap > 0 ? 1.0f : task.scale;
-  const Chunks chunk{task.pages, task.chunks_per_page, (size_t)task.kv_head, (size_t)layer.heads_apart,
-                     layer.chunk_bytes};
-  Chunks next_chunk = chunk;
-  next_chunk.pages = task.next_pages, next_chunk.head = (size_t)task.next_kv_head;
-  const Soon next{(const char*)layer.data, next_chunk, task.next_first,
-                  task.next_chunks < Cache::kSoon ? task.next_chunks : Cache::kSoon};
-  float *q = task.scratch, *sums = q + kM * (dim + 16);  // int8 queries of 16 elements need more than these
-  float *part = sums + kM * dim, *weights = part + kM * dim;
-  const typename Cache::template Rows<kM> rows(layer, task, q, weights + kM * kSegment);
-  Running run[kM];
-  // Nobody sees what lies before the first token's window: chunks there are not read.
-  const int last = task.first_position + task.count - 1;
-  const int begin = task.first_position > task.behind ? task.first_position - task.behind : 0;
-  const int end = task.length - last > task.ahead ? last + task.ahead + 1 : task.length;
-  const int first_segment = begin / kSegment * kSegment;
-  for (int segment = first_segment; segment < end; segment += kSegment) {
-    const int first = segment > begin ? segment : begin / kChunk * kChunk;
-    const int tokens = (end - segment < kSegment ? end : segment + kSegment) - first;
-    // Of a text's many tokens, those before have brought it.
-    const bool fetch = task.count == 1;
-    rows.score(chunk, first / kChunk, tokens, fetch, weights);
-    Running now[kM];
-    for (int m = 0; m < kM; m++) now[m] = row_weights(task, m, first, tokens, weights + m * kSegment);
-    float* into = segment == first_segment ? sums : part;
-    const int rest = (end + kChunk - 1) / kChunk - (first + tokens) / kChunk;
-    const Soon soon = segment + kSegment < end
-                          ? Soon{(const char*)layer.data, chunk, (first + tokens) / kChunk,
-                                 rest < Cache::kSoon ? rest : Cache::kSoon}
-                          : next;
-    rows.weigh(chunk, soon, first / kChunk, tokens, wanted, weights, into);
-    for (int m = 0; m < kM; m++) {
-      if (segment == first_segment)
-        run[m] = now[m];
-      else if (now[m].total > 0)
-        combine(run[m], sums + m * dim, now[m], part + m * dim, wanted, factor);
+// One sequence's part of a task.
+struct Sequence {
+  const Queries* queries;
+  Chunks chunk;
+  int row, rows;   // its first row, and how many
+  int begin, end;  // tokens that its queries see
+
+  int first_segment() const { return begin / kSegment * kSegment; }
+
+  // Its tokens of a segment. Nobody sees what lies before the first query's window: chunks there are not
+  // read.
+  Run of(const KvLayer& layer, int segment) const {
+    const int from = segment > begin ? segment : begin / kChunk * kChunk;
+    const int to = end - segment < kSegment ? end : segment + kSegment;
+    return {(const char*)layer.data, chunk, from / kChunk, to > from ? to - from : 0};
+  }
+};
+
+// Calls work(how many as a type, the first) for blocks of at most kMost rows, as even as possible.
+template <int kMost, class F>
+inline void with_count(int n, F work) {
+  if (n == kMost) return work(Index<kMost>());
+  if constexpr (kMost > 1) with_count<kMost - 1>(n, work);
+}
+template <int kMost, class F>
+inline void in_blocks(int row, int rows, F work) {
+  for (int blocks = (rows + kMost - 1) / kMost; blocks > 0; blocks--) {
+    const int n = (rows + blocks - 1) / blocks;
+    with_count<kMost>(n, [&](auto count) { work(count, row); });
+    row += n, rows -= n;
+  }
+}
+
+// One task's way through its segments.
+template <class Cache>
+class Attention {
+ public:
+  Attention(const KvLayer& layer, const AttentionTask& task)
+      : layer(layer),
+        task(task),
+        dim(layer.padded_dim),
+        wanted(padded(task.value_dim)),
+        num_rows(place_sequences()),
+        sums(task.scratch + num_rows * (dim + 16)),  // int8 queries of 16 elements need more than these
+        part(sums + num_rows * dim),
+        weights(part + num_rows * dim),
+        rows(layer, num_rows, weights, task.scratch, weights + num_rows * kSegment) {
+    each_row([&](const Sequence& s, int m) {
+      rows.set_query(s.row + m,
+                     s.queries->q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim);
+    });
+  }
+
+  void run() {
+    int from = sequences[0].first_segment(), to = sequences[0].end;
+    for (int i = 1; i < task.sequences; i++) {
+      if (sequences[i].first_segment() < from) from = sequences[i].first_segment();
+      if (sequences[i].end > to) to = sequences[i].end;
+    }
+    for (int segment = from; segment < to; segment += kSegment) {
+      const int left = task.shared * kChunk - segment;
+      shared = left < 0 ? 0 : left < kSegment ? left : kSegment;
+      score(segment);
+      weigh(segment, segment + kSegment < to ? sequences[0].of(layer, segment + kSegment) : next_task());
+      add_segment(segment);
+    }
+    each_row([&](const Sequence& s, int m) {
+      const int token = m / task.group, head = m % task.group;
+      float* out = s.queries->out + token * task.out_stride + (size_t)head * task.value_dim;
+      finish_row(task, head, running[s.row + m], sums + (s.row + m) * dim, out);
+    });
+  }
+
+ private:
+  // Finds what sequences read; returns the number of their rows.
+  int place_sequences() {
+    int row = 0;
+    for (int i = 0; i < task.sequences; i++) {
+      const Queries& of = task.queries[i];
+      const int first = of.first_position, last = first + of.count - 1;
+      Sequence& s = sequences[i];
+      s.queries = &of, s.row = row, s.rows = of.count * task.group;
+      s.chunk = {of.pages, task.chunks_per_page, (size_t)task.kv_head, (size_t)layer.heads_apart,
+                 layer.chunk_bytes};
+      s.begin = first > task.behind ? first - task.behind : 0;
+      s.end = of.length - last > task.ahead ? last + task.ahead + 1 : of.length;
+      row += s.rows;
+    }
+    return row;
+  }
+
+  template <class F>
+  void each_row(F work) const {
+    for (int i = 0; i < task.sequences; i++)
+      for (int m = 0; m < sequences[i].rows; m++) work(sequences[i], m);
+  }
+
+  Run next_task() const {
+    Chunks chunk = sequences[0].chunk;
+    chunk.pages = task.next_pages, chunk.head = (size_t)task.next_kv_head;
+    return {(const char*)layer.data, chunk, task.next_first, task.next_chunks * kChunk};
+  }
+
+  // What all sequences share of a segment, and what one of them has alone.
+  Run common(int segment) const {
+    Run run = sequences[0].of(layer, segment);
+    run.tokens = shared;
+    return run;
+  }
+  Run own(int i, int segment) const {
+    if (i == task.sequences) return {};
+    Run run = sequences[i].of(layer, segment);
+    run.first += shared / kChunk, run.tokens -= shared;
+    return run;
+  }
+
+  // The weights of a segment's tokens.
+  void score(int segment) {
+    const auto score_run = [&](int row, int count, const Run& run, int at, const Run& soon, bool fetch) {
+      in_blocks<kScoredRows>(row, count, [&](auto block, int m) {
+        rows.template score<decltype(block)::value>(m, run, soon, fetch && m == row,
+                                                    weights + m * kSegment + at);
+      });
+    };
+    // Of a text's many tokens, those before have brought what they see.
+    const auto fetch = [&](int i) { return sequences[i].queries->count == 1; };
+    if (shared) score_run(0, num_rows, common(segment), 0, own(0, segment), fetch(0));
+    for (int i = 0; i < task.sequences; i++) {
+      const Sequence& s = sequences[i];
+      score_run(s.row, s.rows, own(i, segment), shared, own(i + 1, segment), fetch(i));
+      const Run all = s.of(layer, segment);
+      for (int m = 0; m < s.rows && all.tokens; m++)
+        now[s.row + m] = row_weights(task, s.queries->first_position + m / task.group - all.first * kChunk,
+                                     all.tokens, weights + (s.row + m) * kSegment);
     }
   }
-  for (int m = 0; m < kM; m++) finish_row(task, m, run[m], sums + m * dim);
-}
+
+  // The weighted sums of a segment's values; what is `soon` needed is asked for meanwhile.
+  void weigh(int segment, Run soon) {
+    if (soon.tokens > Cache::kSoon * kChunk) soon.tokens = Cache::kSoon * kChunk;
+    const auto weigh_run = [&](int row, int count, const Run& run, int at, int d, int end, float* into) {
+      in_blocks<Cache::Rows::kWeighed>(row, count, [&](auto block, int m) {
+        rows.template weigh<decltype(block)::value>(m, run, at, soon, d, end, !at, into);
+        soon.tokens = 0;
+      });
+    };
+    constexpr int kWidth = Cache::Rows::kWidth;
+    for (int d = 0; d < wanted; d += kWidth) {
+      const int end = wanted - d < kWidth ? wanted : d + kWidth;
+      for (int i = 0; i < task.sequences; i++)
+        rows.round_weights(sequences[i].row, sequences[i].rows, sequences[i].of(layer, segment), d);
+      if (shared) weigh_run(0, num_rows, common(segment), 0, d, end, sums_of(sequences[0], segment));
+      for (int i = 0; i < task.sequences; i++) {
+        const Sequence& s = sequences[i];
+        const Run run = own(i, segment);
+        if (run.tokens) weigh_run(s.row, s.rows, run, shared, d, end, sums_of(s, segment));
+        if (run.tokens + shared) rows.finish(s.row, s.rows, d, end, sums_of(s, segment));
+      }
+    }
+  }
+
+  float* sums_of(const Sequence& s, int segment) const { return segment == s.first_segment() ? sums : part; }
+
+  // Adds a segment to those before it.
+  void add_segment(int segment) {
+    const float factor = task.softcap > 0 ? 1.0f : task.scale;
+    each_row([&](const Sequence& s, int m) {
+      const int row = s.row + m;
+      if (segment == s.first_segment())
+        running[row] = now[row];
+      else if (segment > s.first_segment() && segment < s.end && now[row].total > 0)
+        combine(running[row], sums + row * dim, now[row], part + row * dim, wanted, factor);
+    });
+  }
+
+  const KvLayer& layer;
+  const AttentionTask& task;
+  const int dim, wanted;
+  Sequence sequences[kTaskRows];
+  const int num_rows;
+  float *sums, *part, *weights;
+  typename Cache::Rows rows;
+  int shared = 0;  // tokens of a segment that all sequences have in common
+  Running running[kTaskRows], now[kTaskRows];
+};
 
 // Calls work(the type of a cache).
 template <class F>
@@ -135,14 +280,8 @@ inline void with_cache(CacheKind kind, F work) {
   work(Q8());
 }
 
-template <class Cache, int kM>
-void attend_with(const KvLayer& layer, const AttentionTask& task) {
-  if (task.count * task.group == kM) return attend_rows<Cache, kM>(layer, task);
-  if constexpr (kM > 1) attend_with<Cache, kM - 1>(layer, task);
-}
-
 void attend(const KvLayer& layer, const AttentionTask& task) {
-  with_cache(layer.kind, [&](auto cache) { attend_with<decltype(cache), kQueryRows>(layer, task); });
+  with_cache(layer.kind, [&](auto cache) { Attention<decltype(cache)>(layer, task).run(); });
 }
 
 inline char* chunk_of(const KvLayer& layer, int64_t slot, int head) {

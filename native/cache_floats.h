@@ -20,45 +20,54 @@ struct Floats {
     return load((const float*)p);
   }
 
-  // kM rows that attend together.
-  template <int kM>
-  struct Rows {
-    const char* data;
-    int dim;
-    float* q;
+  // Rows that attend together.
+  class Rows {
+   public:
+    static constexpr int kWidth = INT32_MAX;       // elements of values that are weighed before the next ones
+    static constexpr int kWeighed = kWeighedRows;  // rows at once
 
-    Rows(const KvLayer& layer, const AttentionTask& task, float* scratch, float*)
-        : data((const char*)layer.data), dim(layer.padded_dim), q(scratch) {
-      for (int m = 0; m < kM; m++) {
-        const float* from = task.q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim;
-        for (int d = 0; d < dim; d += 16) store(q + m * dim + d, load_first(from + d, layer.dim - d));
-      }
+    Rows(const KvLayer& layer, int, const float* weights, float* scratch, float*)
+        : dim(layer.padded_dim), head_dim(layer.dim), weights(weights), q(scratch) {}
+
+    void set_query(int row, const float* x) {
+      for (int d = 0; d < dim; d += 16) store(q + row * dim + d, load_first(x + d, head_dim - d));
     }
 
-    void score(const Chunks& chunk, int first_chunk, int tokens, bool fetch, float* scores) const {
-      const int chunks = (tokens + kChunk - 1) / kChunk;
+    // Scores of kM rows, and asks for what comes: chunks of the run and then of `soon`, if `fetch`.
+    template <int kM>
+    void score(int row, const Run& run, const Run& soon, bool fetch, float* scores) const {
+      const int chunks = run.size();
       for (int c = 0; c < chunks; c++) {
-        const int later = c + kChunksAhead < chunks ? c + kChunksAhead : chunks - 1;
-        const char* ahead = fetch ? data + chunk(first_chunk + later) : nullptr;
-        score_chunk(data + chunk(first_chunk + c), ahead, scores + c * kChunk);
+        const int later = c + kChunksAhead;
+        const char* ahead = !fetch ? nullptr : later < chunks ? run[later] : soon.of(later - chunks);
+        score_chunk<kM>(q + row * dim, run[c], ahead, scores + c * kChunk);
       }
     }
 
-    // The first `wanted` elements of the weighted sums.
-    void weigh(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int wanted,
-               const float* weights, float* out) const {
-      constexpr int kBlock = kM < 4 ? kM : 4;
-      weigh_rows<kBlock>(chunk, soon, first_chunk, tokens, wanted, weights, out);
-      if constexpr (kM > kBlock)
-        weigh_rows<kM - kBlock>(chunk, {}, first_chunk, tokens, wanted, weights + kBlock * kSegment,
-                                out + kBlock * dim);
+    void round_weights(int, int, const Run&, int) {}
+
+    // Adds to the sums of kR rows, from nothing on if `fresh`, what tokens from `at` on in a segment weigh.
+    template <int kR>
+    void weigh(int row, const Run& run, int at, const Run& soon, int first, int end, bool fresh,
+               float* sums) const {
+      const float* w = weights + row * kSegment + at;
+      float* out = sums + row * dim;
+      int d = first;
+      for (; d + 16 * kValueVectors <= end; d += 16 * kValueVectors)
+        weigh_some<kR, kValueVectors>(run, soon, d, fresh, w, out);
+      if constexpr (kValueVectors > 2)
+        for (; d + 32 <= end; d += 32) weigh_some<kR, 2>(run, soon, d, fresh, w, out);
+      for (; d < end; d += 16) weigh_some<kR, 1>(run, soon, d, fresh, w, out);
     }
+
+    void finish(int, int, int, int, float*) const {}
 
    private:
     // Chunks are scattered over the cache, where the hardware cannot guess the next one: all of `ahead`, keys
     // and values, is asked for meanwhile, unless it is null. Into the second level: the first cannot wait for
     // so many lines at once.
-    void score_chunk(const char* keys, const char* ahead, float* scores) const {
+    template <int kM>
+    void score_chunk(const float* q, const char* keys, const char* ahead, float* scores) const {
       constexpr int kBytes = 64 * kElement;  // of a chunk, for each two elements
       F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
 #pragma GCC unroll 8
@@ -80,49 +89,40 @@ struct Floats {
 
     // Weighted sums for kR rows, 16 * kV elements of the head at a time.
     template <int kR, int kV>
-    void weigh_some(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int d,
-                    const float* weights, float* out) const {
+    void weigh_some(const Run& run, const Run& soon, int d, bool fresh, const float* w, float* out) const {
       F32 sums[kR][kV];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int m = 0; m < kR; m++)
-#pragma GCC unroll 4
-        for (int v = 0; v < kV; v++) sums[m][v] = zero();
-      for (int t = 0; t < tokens; t += kChunk) {
-        const char* values = data + chunk(first_chunk + t / kChunk) + ((size_t)dim * kChunk + d) * kElement;
-        const int n = tokens - t < kChunk ? tokens - t : kChunk;
+#pragma GCC unroll 8
+        for (int v = 0; v < kV; v++) sums[m][v] = fresh ? zero() : load(out + m * dim + d + 16 * v);
+      for (int t = 0; t < run.tokens; t += kChunk) {
+        const char* values = run[t / kChunk] + ((size_t)dim * kChunk + d) * kElement;
+        const int n = run.tokens - t < kChunk ? run.tokens - t : kChunk;
         const char* ask = soon.of(t / kChunk);
         for (int i = 0; i < n; i++) {
           if (ask)
             for (int byte = 0; byte < kV * 32 * kElement; byte += 64)
               prefetch_far(ask + (size_t)2 * kElement * (i * dim + d) + byte);
           F32 value[kV];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int v = 0; v < kV; v++) value[v] = load_kv(values + (size_t)(i * dim + 16 * v) * kElement);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int m = 0; m < kR; m++) {
-            const F32 weight = splat(weights[m * kSegment + t + i]);
-#pragma GCC unroll 4
+            const F32 weight = splat(w[m * kSegment + t + i]);
+#pragma GCC unroll 8
             for (int v = 0; v < kV; v++) sums[m][v] = fma(value[v], weight, sums[m][v]);
           }
         }
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int m = 0; m < kR; m++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < kV; v++) store(out + m * dim + d + 16 * v, sums[m][v]);
     }
 
-    template <int kR>
-    void weigh_rows(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int wanted,
-                    const float* weights, float* out) const {
-      int d = 0;
-      for (; d + 16 * kValueVectors <= wanted; d += 16 * kValueVectors)
-        weigh_some<kR, kValueVectors>(chunk, soon, first_chunk, tokens, d, weights, out);
-      if constexpr (kValueVectors > 2)
-        for (; d + 32 <= wanted; d += 32)
-          weigh_some<kR, 2>(chunk, soon, first_chunk, tokens, d, weights, out);
-      for (; d < wanted; d += 16) weigh_some<kR, 1>(chunk, soon, first_chunk, tokens, d, weights, out);
-    }
+    int dim, head_dim;
+    const float* weights;
+    float* q;
   };
 
   static void store_key(char* chunk, int, int token, const float* key, int first, int n) {

@@ -32,53 +32,69 @@ struct Q8 {
   static constexpr size_t values_at(int dim) { return q8_bytes(dim, kKeyGroup); }
   static constexpr size_t value_scales_at(int dim) { return values_at(dim) + (size_t)kChunk * dim; }
 
-  // kM rows that attend together.
-  template <int kM>
-  struct Rows {
-    const char* data;
-    int dim;
-    size_t size;
-    Activation q;
-    float* scales;   // of a segment's values
-    int8_t* planes;  // (kM, kPlanes, kSegment)
+  // Rows that attend together.
+  class Rows {
+   public:
+    static constexpr int kWidth = kValueGroup;  // elements of values that are weighed before the next ones
+    static constexpr int kWeighed = kValueVectors;  // rows at once
 
-    Rows(const KvLayer& layer, const AttentionTask& task, float* scratch, float* more)
-        : data((const char*)layer.data),
-          dim(layer.padded_dim),
+    Rows(const KvLayer& layer, int rows, const float* weights, float* scratch, float* more)
+        : dim(layer.padded_dim),
+          head_dim(layer.dim),
           size(layer.chunk_bytes),
           q{(ActivationGroup*)scratch, num_groups(dim, kKeyGroup), kPlanes},
+          weights(weights),
           scales(more),
-          planes((int8_t*)(more + kSegment)) {
-      for (int m = 0; m < kM; m++)
-        quantize(task.q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim, 0, layer.dim,
-                 q, m);
-    }
+          planes((int8_t*)(scales + kSegment)),
+          totals((float*)(planes + rows * kPlanes * kSegment)),
+          steps(totals + rows * kPlanes * kValueGroup) {}
 
-    void score(const Chunks& chunk, int first_chunk, int tokens, bool fetch, float* scores) const {
-      const int chunks = (tokens + kChunk - 1) / kChunk;
+    void set_query(int row, const float* x) { quantize(x, 0, head_dim, q, row); }
+
+    // Scores of kM rows, and asks for what comes: chunks of the run and then of `soon`, if `fetch`.
+    template <int kM>
+    void score(int row, const Run& run, const Run& soon, bool fetch, float* scores) const {
+      const int chunks = run.size();
       for (int c = 0; c < chunks; c++) {
-        const char* at = data + chunk(first_chunk + c);
         if (fetch) {
-          if (c + kChunksAhead < chunks) ask(data + chunk(first_chunk + c + kChunksAhead), 0, values_at(dim));
-          ask(at, values_at(dim), size);
+          const int later = c + kChunksAhead;
+          if (const char* ahead = later < chunks ? run[later] : soon.of(later - chunks))
+            ask(ahead, 0, values_at(dim));
+          ask(run[c], values_at(dim), size);
         }
-        score_chunk(at, scores + c * kChunk);
+        score_chunk<kM>(row, run[c], scores + c * kChunk);
       }
     }
 
-    // The first `wanted` elements of the weighted sums.
-    void weigh(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int wanted,
-               const float* weights, float* out) const {
-      for (int d = 0; d < wanted; d += kValueGroup) {
-        for (int t = 0; t < tokens; t += kChunk) {
-          const char* at = data + chunk(first_chunk + t / kChunk) + value_scales_at(dim);
-          store(scales + t, load_half((const uint16_t*)at + d / kValueGroup * kChunk));
+    // Of some rows of a sequence, for kWidth elements of its values from d on.
+    void round_weights(int row, int rows, const Run& run, int d) {
+      for (int t = 0; t < run.tokens; t += kChunk) {
+        const char* at = run[t / kChunk] + value_scales_at(dim);
+        store(scales + t, load_half((const uint16_t*)at + d / kValueGroup * kChunk));
+      }
+      for (int m = row; m < row + rows; m++) steps[m] = round_row(m, run.tokens);
+    }
+
+    // Adds to the sums of kR rows, from nothing on if `fresh`, what tokens from `at` on in a segment weigh.
+    template <int kR>
+    void weigh(int row, const Run& run, int at, Run soon, int first, int end, bool fresh, float*) const {
+      constexpr int kWide = (kValueVectors + 1) / 2;
+      const int8_t* w = planes + row * kPlanes * kSegment + at;
+      float* sums = totals + row * kPlanes * kValueGroup - first;
+      int d = first;
+      for (; d + 16 * kWide <= end; d += 16 * kWide, soon.tokens = 0)
+        weigh_some<kR, kWide>(run, soon, d, fresh, w, sums);
+      if constexpr (kWide > 1)
+        for (; d < end; d += 16, soon.tokens = 0) weigh_some<kR, 1>(run, soon, d, fresh, w, sums);
+    }
+
+    void finish(int row, int rows, int first, int end, float* sums) const {
+      for (int m = row; m < row + rows; m++) {
+        const float *high = totals + m * kPlanes * kValueGroup - first, *low = high + kValueGroup;
+        for (int d = first; d < end; d += 16) {
+          const F32 both = fma(load(high + d), splat(kHigh), load(low + d));
+          store(sums + m * dim + d, mul(both, splat(steps[m])));
         }
-        float steps[kM];
-        for (int m = 0; m < kM; m++)
-          steps[m] = round_weights(weights + m * kSegment, tokens, planes + m * kPlanes * kSegment);
-        const int end = wanted < d + kValueGroup ? wanted : d + kValueGroup;
-        weigh_block<0>(chunk, soon, first_chunk, tokens, d, end, steps, out);
       }
     }
 
@@ -87,26 +103,28 @@ struct Q8 {
       for (size_t byte = from; byte < to; byte += kLine) prefetch_far(chunk + byte);
     }
 
-    void score_chunk(const char* keys, float* scores) const {
+    template <int kM>
+    void score_chunk(int row, const char* keys, float* scores) const {
       const uint16_t* key_scales = (const uint16_t*)(keys + key_scales_at(dim));
       F32 sums[kM];
 #pragma GCC unroll 8
       for (int m = 0; m < kM; m++) sums[m] = zero();
       int g = 0;
-      for (; (g + 1) * kKeyGroup <= dim; g++) score_group<kKeyGroup / 4>(keys, g, key_scales, sums);
-      if (dim % kKeyGroup) score_group<kKeyGroup / 8>(keys, g, key_scales, sums);
+      for (; (g + 1) * kKeyGroup <= dim; g++) score_group<kM, kKeyGroup / 4>(row, keys, g, key_scales, sums);
+      if (dim % kKeyGroup) score_group<kM, kKeyGroup / 8>(row, keys, g, key_scales, sums);
 #pragma GCC unroll 8
       for (int m = 0; m < kM; m++) store(scores + m * kSegment, sums[m]);
     }
 
-    template <int kLines>
-    PAGEMILL_INLINE void score_group(const char* keys, int g, const uint16_t* key_scales, F32* sums) const {
+    template <int kM, int kLines>
+    PAGEMILL_INLINE void score_group(int row, const char* keys, int g, const uint16_t* key_scales,
+                                     F32* sums) const {
       const uint8_t* codes = (const uint8_t*)keys + (size_t)g * kKeyGroup * kChunk;
       const ActivationGroup* group[kM * kPlanes];
       I32 dots[kM * kPlanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kM * kPlanes; i++) {
-        group[i] = q.of + i * q.groups + g;
+        group[i] = q.of + (row * kPlanes + i) * q.groups + g;
         dots[i] = start_of<1, kZero>(*group[i], 0);
       }
 #pragma GCC unroll 8
@@ -126,14 +144,16 @@ struct Q8 {
     }
 
     // Fills a row's planes and returns what a unit of the second is worth.
-    float round_weights(const float* weights, int tokens, int8_t* to) const {
+    float round_row(int row, int tokens) const {
+      const float* from = weights + row * kSegment;
+      int8_t* to = planes + row * kPlanes * kSegment;
       F32 most = zero();
-      for (int t = 0; t < tokens; t += kChunk) most = max(mul(load(weights + t), load(scales + t)), most);
+      for (int t = 0; t < tokens; t += kChunk) most = max(mul(load(from + t), load(scales + t)), most);
       const float top = largest(most);
       const F32 inverse = splat(top > 1e-30f ? kMost / top : 0.0f);
       const F32 down = splat(-63.5f / kHigh), part = splat(1 / kHigh), whole = splat(-kHigh);
       for (int t = 0; t < tokens; t += kChunk) {
-        const F32 n = round(mul(mul(load(weights + t), load(scales + t)), inverse));
+        const F32 n = round(mul(mul(load(from + t), load(scales + t)), inverse));
         const F32 high = round(fma(n, part, down));  // exactly n / 128 without its fraction
         store_int8(to + t, high);
         store_int8(to + kSegment + t, fma(high, whole, n));
@@ -141,34 +161,17 @@ struct Q8 {
       return top / kMost;
     }
 
-    // Rows from kFirst on, as many as registers hold, then the others.
-    template <int kFirst>
-    void weigh_block(const Chunks& chunk, Soon soon, int first_chunk, int tokens, int first, int end,
-                     const float* steps, float* out) const {
-      constexpr int kLeft = kM - kFirst, kR = kLeft < kValueVectors ? kLeft : kValueVectors,
-                    kWide = (kValueVectors + 1) / 2;
-      int d = first;
-      for (; d + 16 * kWide <= end; d += 16 * kWide, soon.count = 0)
-        weigh_some<kFirst, kR, kWide>(chunk, soon, first_chunk, tokens, d, steps, out);
-      if constexpr (kWide > 1)
-        for (; d < end; d += 16, soon.count = 0)
-          weigh_some<kFirst, kR, 1>(chunk, soon, first_chunk, tokens, d, steps, out);
-      if constexpr (kLeft > kR)
-        weigh_block<kFirst + kR>(chunk, soon, first_chunk, tokens, first, end, steps, out);
-    }
-
-    // Weighted sums for kR rows, 16 * kV elements of the head at a time.
-    template <int kFirst, int kR, int kV>
-    void weigh_some(const Chunks& chunk, const Soon& soon, int first_chunk, int tokens, int d,
-                    const float* steps, float* out) const {
-      const int8_t* weights = planes + kFirst * kPlanes * kSegment;
+    // Sums of both planes for kR rows, 16 * kV elements of the head at a time.
+    template <int kR, int kV>
+    void weigh_some(const Run& run, const Run& soon, int d, bool fresh, const int8_t* w, float* out) const {
       F32 sums[kR * kPlanes][kV];
       unroll<0, kR * kPlanes>([&](auto r) PAGEMILL_INLINE {
-        unroll<0, kV>([&](auto v) PAGEMILL_INLINE { sums[r.value][v.value] = zero(); });
+        unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
+          sums[r.value][v.value] = fresh ? zero() : load(out + r.value * kValueGroup + d + 16 * v.value);
+        });
       });
-      for (int t = 0; t < tokens; t += kChunk) {
-        const uint8_t* values =
-            (const uint8_t*)data + chunk(first_chunk + t / kChunk) + values_at(dim) + (size_t)d * 4;
+      for (int t = 0; t < run.tokens; t += kChunk) {
+        const uint8_t* values = (const uint8_t*)run[t / kChunk] + values_at(dim) + (size_t)d * 4;
         if (const char* next = soon.of(t / kChunk)) ask(next, 0, values_at(dim));
         I32 dots[kR * kPlanes][kV];
         unroll<0, kChunk / 4>([&](auto i) PAGEMILL_INLINE {
@@ -177,7 +180,7 @@ struct Q8 {
             value[v.value] = load_bytes(values + (size_t)i.value * 4 * dim + 64 * v.value);
           });
           unroll<0, kR * kPlanes>([&](auto r) PAGEMILL_INLINE {
-            const Bytes weight = splat_bytes(weights + r.value * kSegment + t + 4 * i.value);
+            const Bytes weight = splat_bytes(w + r.value * kSegment + t + 4 * i.value);
             unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
               I32& dot = dots[r.value][v.value];
               dot = dot_small(i.value ? dot : int_zero(), weight, value[v.value]);
@@ -191,14 +194,21 @@ struct Q8 {
           });
         });
       }
-      unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-        constexpr int kHighRow = decltype(r)::value * kPlanes;
+      unroll<0, kR * kPlanes>([&](auto r) PAGEMILL_INLINE {
         unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
-          const F32 both = fma(sums[kHighRow][v.value], splat(kHigh), sums[kHighRow + 1][v.value]);
-          store(out + (kFirst + r.value) * dim + d + 16 * v.value, mul(both, splat(steps[kFirst + r.value])));
+          store(out + r.value * kValueGroup + d + 16 * v.value, sums[r.value][v.value]);
         });
       });
     }
+
+    int dim, head_dim;
+    size_t size;
+    Activation q;
+    const float* weights;
+    float* scales;   // of a segment's values
+    int8_t* planes;  // (rows, kPlanes, kSegment)
+    float* totals;   // (rows, kPlanes, kValueGroup)
+    float* steps;    // of each row, what a unit of the second plane is worth
   };
 
   // The scale of `n` elements as it is kept, rounded.

@@ -136,9 +136,12 @@ struct Scored {
   bool sinks;
 };
 
-std::vector<float> attention(const Kernels& kernels, CacheKind kind, int dim, int group, int history,
-                             const Scored& scored, const std::vector<float>& numbers) {
-  const int heads = 2, wide = padded(dim), chunks = history / 16 + 2;
+// The last tokens of histories that all begin alike and are computed together.
+std::vector<float> attention(const Kernels& kernels, CacheKind kind, int dim, int group,
+                             const std::vector<int>& histories, int shared, const Scored& scored,
+                             const std::vector<float>& numbers) {
+  const int history = *std::max_element(histories.begin(), histories.end());
+  const int heads = 2, wide = padded(dim), chunks = history / 16 + 2, count = (int)histories.size();
   std::vector<char> cache(chunks * heads * chunk_bytes(kind, dim));
   KvLayer layer{cache.data(), kind, heads, dim, wide, chunk_bytes(kind, dim), heads};
   std::vector<int32_t> pages(chunks);
@@ -151,13 +154,15 @@ std::vector<float> attention(const Kernels& kernels, CacheKind kind, int dim, in
       kernels.store_key(layer, slot, h, &numbers[(t * 31 + h) % 1000 + first], first, dim - first);
       kernels.store_value(layer, slot, h, &numbers[(t * 17 + h * 5) % 1000], dim);
     }
-  std::vector<float> out((size_t)group * dim), scratch(scratch_size(kernels.max_query_rows, wide));
-  group = std::min(group, kernels.max_query_rows);
+  std::vector<float> out((size_t)count * group * dim), scratch(scratch_size(count * group, wide));
+  std::vector<Queries> queries;
+  for (int i = 0; i < count; i++)
+    queries.push_back({numbers.data() + histories[i] % 100, &out[(size_t)i * group * dim], 1,
+                       histories[i] - 1, histories[i], pages.data()});
   AttentionTask task{};
-  task.q = numbers.data(), task.out = out.data();
-  task.count = 1, task.group = group, task.first_position = history - 1, task.length = history;
+  task.queries = queries.data(), task.sequences = count, task.shared = shared, task.group = group;
   task.behind = scored.window ? scored.window - 1 : history;
-  task.pages = pages.data(), task.chunks_per_page = 1, task.kv_head = 1, task.value_dim = dim;
+  task.chunks_per_page = 1, task.kv_head = 1, task.value_dim = dim;
   task.scale = 0.3f, task.softcap = scored.softcap, task.scratch = scratch.data();
   if (scored.sinks) task.sinks = &numbers[77];
   kernels.attend(layer, task);
@@ -178,6 +183,25 @@ std::vector<float> recurrence(const Kernels& kernels, int dim, const std::vector
   out.insert(out.end(), s.begin(), s.end());
   out.insert(out.end(), kept.begin(), kept.end());
   return out;
+}
+
+// Rows that share the beginning of their histories against each alone: not a bit may differ.
+void check_sharing(const Kernels& kernels, const std::vector<float>& numbers) {
+  const std::vector<int> histories = {1400, 1105, 1120, 2100, 1300, 1121};
+  for (CacheKind kind : {CacheKind::f16, CacheKind::f32, CacheKind::q8})
+    for (int dim : {24, 144})
+      for (int group : {1, 3, 4})
+        for (int shared : {3, 64, 69})
+          for (const Scored& scored : {Scored{}, Scored{0, 3.0f, true}}) {
+            std::vector<float> alone;
+            for (int history : histories) {
+              const auto one = attention(kernels, kind, dim, group, {history}, 0, scored, numbers);
+              alone.insert(alone.end(), one.begin(), one.end());
+            }
+            compare(kernels.name,
+                    std::to_string(shared) + " chunks shared by heads of " + std::to_string(dim),
+                    attention(kernels, kind, dim, group, histories, shared, scored, numbers), alone, 0);
+          }
 }
 
 // Kernels of one row, by what they do to some numbers.
@@ -254,11 +278,12 @@ void check(const Kernels& kernels, const Kernels& portable, Pool& pool) {
             compare(kernels.name,
                     "attention " + std::to_string(dim) + " x " + std::to_string(group) + ", " +
                         std::to_string(history) + (scored.window ? " in a window" : ""),
-                    attention(kernels, kind, dim, group, history, scored, numbers),
-                    attention(portable, kind, dim, group, history, scored, numbers), 1e-4f);
+                    attention(kernels, kind, dim, group, {history}, 0, scored, numbers),
+                    attention(portable, kind, dim, group, {history}, 0, scored, numbers), 1e-4f);
   for (int dim : {8, 16, 50})
     compare(kernels.name, "recurrence of " + std::to_string(dim), recurrence(kernels, dim, numbers),
             recurrence(portable, dim, numbers), 1e-5f);
+  check_sharing(kernels, numbers);
   check_rows(kernels, portable, numbers);
 }
 

@@ -1,4 +1,4 @@
-// Where the chunks of a sequence lie in a cache, and which of them are asked for ahead of their use.
+// Where the chunks of a sequence lie in a cache.
 #pragma once
 
 #include "kernels.h"
@@ -20,12 +20,15 @@ struct Chunks {  // finds the chunk that holds tokens 16 i .. 16 i + 15 of a seq
 
 constexpr int kChunksAhead = 6;
 
-// Where a thread goes on: the first chunks are asked for while values are added up.
-struct Soon {
+// Tokens of a sequence whose chunks are read one after another; the last chunk may hold others behind them.
+struct Run {
   const char* data;
   Chunks chunk;
-  int first, count;
-  const char* of(int i) const { return i < count ? data + chunk(first + i) : nullptr; }
+  int first, tokens;  // the first chunk
+  int size() const { return (tokens + kChunk - 1) / kChunk; }
+  const char* operator[](int i) const { return data + chunk(first + i); }
+  // The i-th chunk where there is one: to ask for.
+  const char* of(int i) const { return i < size() ? (*this)[i] : nullptr; }
 };
 
 }  // namespace

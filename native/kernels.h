@@ -14,6 +14,7 @@ namespace pagemill {
 
 constexpr int kChunk = 16;      // tokens whose keys lie side by side in the cache
 constexpr int kSegment = 1024;  // tokens of history reduced before partial results are combined
+constexpr int kTaskRows = 24;   // query rows that attend together at most
 
 // A matrix of n outputs and k inputs, repacked into tiles; see layout.h. Padding is zero.
 struct PackedWeight {
@@ -76,23 +77,30 @@ struct KvLayer {
 // What networks apply to single numbers; see Activation in ops/interface.py. clamped_silu only as a gate.
 enum class Curve : int { silu, gelu, gelu_tanh, relu, tanh, sigmoid, clamped_silu };
 
-// Attention of `count` query tokens of one sequence, of the query heads that share one kv head.
-struct AttentionTask {
-  const float* q;   // first query token, first head of the group; heads lie layer.dim apart
-  size_t q_stride;  // between tokens
-  float* out;       // likewise; heads lie value_dim apart
-  size_t out_stride;
-  int count, group;    // tokens, query heads of the group; count * group <= max_query_rows
-  int first_position;  // of the first query token
+// Query tokens of one sequence, each with the query heads that share one kv head.
+struct Queries {
+  const float* q;  // first token, first head of the group; heads lie layer.dim apart
+  float* out;      // likewise; heads lie value_dim apart
+  int count;
+  int first_position;  // of the first token
   int length;          // tokens of the history
-  int behind, ahead;   // the token at p sees p - behind .. p + ahead of them
   const int32_t* pages;
+};
+
+// Attention of one sequence's queries, or of several whose histories begin with the same chunks.
+struct AttentionTask {
+  const Queries* queries;
+  int sequences;
+  int shared;                   // chunks that all histories begin with; the first query of each sees them
+  int group;                    // query heads; of all queries together there are at most kTaskRows
+  size_t q_stride, out_stride;  // between tokens
+  int behind, ahead;            // the token at p sees p - behind .. p + ahead of them
   int chunks_per_page;
   int kv_head;
   int value_dim;  // elements of a value that are wanted, from its beginning
   float scale, softcap;
   const float* sinks = nullptr;  // of the group's heads, or null
-  float* scratch;                // scratch_size(padded_dim) floats
+  float* scratch;                // scratch_size(rows of all queries, padded_dim) floats
   // Chunks that the thread will need next, none where next_chunks is 0; it only makes their memory ready.
   const int32_t* next_pages = nullptr;
   int next_first = 0, next_chunks = 0, next_kv_head = 0;
@@ -140,7 +148,6 @@ struct SampleKnobs {
 struct Kernels {
   const char* name;
   bool signed_q8;  // q8 tiles hold int8, else uint8 with an offset of 128
-  int max_query_rows;
 
   // Quantizes columns first_group * 32 .. k of one row; x points to column 0.
   void (*quantize)(const float* x, int first_group, int k, const Activation& a, int row);
@@ -177,10 +184,10 @@ struct Kernels {
   int spun;
 };
 
-// What a task needs: of each row a query, two vectors of sums, a segment's weights and their int8; beside
-// them the scales of a segment's values.
-constexpr int scratch_size(int max_query_rows, int padded_dim) {
-  return max_query_rows * (kSegment + kSegment / 2 + 3 * padded_dim + 64) + kSegment + 64;
+// What a task needs: of each row a query, two vectors of sums, a segment's weights and their int8 with the
+// sums of those; beside them the scales of a segment's values.
+constexpr int scratch_size(int rows, int padded_dim) {
+  return rows * (kSegment + kSegment / 2 + 3 * padded_dim + 2 * kValueGroup + 64) + kSegment + 64;
 }
 
 const Kernels* kernels_portable();

@@ -198,7 +198,7 @@ void Program::attend(View q, int heads, std::shared_ptr<KvCache> kv, int layer, 
     throw std::invalid_argument("attention has not as many sinks as heads");
   auto& i = append(Op::attend, q, out, value_dim, heads);
   i.layer = layer, i.scoring = scoring, i.vector = std::move(sinks), i.quantized = quantized;
-  i.plan = plan_of(heads / kv->heads(), scoring.window, false);
+  i.plan = plan_of(heads / kv->heads(), scoring.window, false, kv->heads());
   i.kv = std::move(kv);
   if (quantized) buffers_[out.buffer].quantized = true;
 }
@@ -207,7 +207,7 @@ void Program::attend_dense(View q, View k, View v, int heads, int kv_heads, int 
                            View out, bool quantized) {
   auto& i = append(Op::attend_dense, q, out, dim, heads);
   i.b = k, i.c = v, i.kv_heads = kv_heads, i.scoring = scoring, i.quantized = quantized;
-  i.plan = plan_of(heads / kv_heads, scoring.window, true);
+  i.plan = plan_of(heads / kv_heads, scoring.window, true, kv_heads);
   if (quantized) buffers_[out.buffer].quantized = true;
 }
 
@@ -266,6 +266,7 @@ void Program::prepare(const StepView& step) {
     place_buffers(step.tokens, step.sampled);
   if (phases_.empty()) plan_phases();
   for (auto& shares : shares_) shares.reset();
+  if (!plans_.empty()) find_neighbours();
   for (auto& plan : plans_) plan_attention(plan);
   place_scratch();
   for (const Instruction& i : instructions_)

@@ -235,26 +235,43 @@ class Program {
     float* y;
     size_t y_stride;
   };
-  struct Phase {  // instructions that a thread does one after another: one product, or row work on the same rows
+  struct Phase {  // instructions that a thread does one after another: one product, or row work on the same
+                  // rows
     int first, last;
   };
-  struct Task {  // query tokens of one row that attend together
+  struct Piece {  // query tokens of one row
     int row, first, count;
+    int shared;  // tokens that its history begins with as that of the piece before
+  };
+  struct Task {  // pieces that attend together
+    int first, count;
+    int shared;  // chunks that their histories begin with
     int64_t cost;
   };
   // How the rows of a step are cut for attention; layers of one shape share a plan.
   struct AttentionPlan {
-    int group, window;        // query heads that share a kv head
-    bool dense;               // of whole texts
-    int together = 0;         // of them, those of a task
+    int group, window;  // query heads that share a kv head
+    bool dense;         // of whole texts
+    int kv_heads;
+    int together = 0;  // of the group, the heads of a task
+    std::vector<Piece> pieces;
     std::vector<Task> tasks;  // the longest first
+  };
+  struct Neighbour {  // a row, in an order in which those with the same first pages are neighbours
+    int row;
+    int shared;  // tokens of the pages that it begins with as the one before
   };
 
   Instruction& append(Op op, View a, View out, int width, int heads = 1);
   void prepare(const StepView& step);
   void place_buffers(int tokens, int sampled);
-  int plan_of(int group, int window, bool dense);
+  int plan_of(int group, int window, bool dense, int kv_heads);
+  void find_neighbours();
   void plan_attention(AttentionPlan& plan) const;
+  int chunks_before(const AttentionPlan& plan, const Piece& piece) const;
+  int end_of_group(const AttentionPlan& plan, int from) const;
+  void cut_group(AttentionPlan& plan, int from, int to, int most) const;
+  int64_t cost_of(const AttentionPlan& plan, const Piece& piece) const;
   void place_scratch();
   void plan_phases();
   void execute(const Phase& phase, Shares& shares, int thread);
@@ -279,7 +296,7 @@ class Program {
   std::pair<const float*, float*> states_of(const Instruction& instruction, int row) const;
   void run_short_conv(const Instruction& instruction, Shares& shares);
   void run_mamba2(const Instruction& instruction, Shares& shares);
-  void attend_packed(const Instruction& instruction, const Task& task, int kv_head, float* scratch);
+  void attend_packed(const Instruction& instruction, const Piece& piece, int kv_head, float* scratch);
   static int rows_of(const Buffer& buffer, int tokens, int sampled) {
     return (buffer.sampled ? sampled : tokens) * buffer.repeat;
   }
@@ -295,6 +312,7 @@ class Program {
   std::vector<Phase> phases_;
   std::vector<Shares> shares_;  // one a phase
   std::vector<AttentionPlan> plans_;
+  std::vector<Neighbour> neighbours_;
   std::vector<int32_t> chunks_;  // 0, 1, 2 ..: the pages of what is packed
   std::vector<Routes> routes_;
   StepView step_;

@@ -15,8 +15,8 @@ constexpr int kRows = 6, kColumns = 2;  // the register block of the quantized p
 constexpr bool kKeepsSmall = false;
 constexpr int kAhead = 4096;  // bytes from what is read to what is fetched
 constexpr int kDenseRows = 12;
-constexpr int kQueryRows = 8;
-constexpr int kValueVectors = 4;  // of a value row, held while tokens are added up
+constexpr int kScoredRows = 8, kWeighedRows = 6;  // blocks of query rows in attention
+constexpr int kValueVectors = 4;                  // of a value row, held while tokens are added up
 
 struct F32 {
   __m512 v;

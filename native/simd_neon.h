@@ -15,8 +15,8 @@ constexpr int kRows = 2, kColumns = 1;
 constexpr bool kKeepsSmall = false;
 constexpr int kAhead = 1024;  // bytes from what is read to what is fetched
 constexpr int kDenseRows = 4;
-constexpr int kQueryRows = 4;
-constexpr int kValueVectors = 2;  // of a value row, held while tokens are added up
+constexpr int kScoredRows = 2, kWeighedRows = 2;  // blocks of query rows in attention
+constexpr int kValueVectors = 2;                  // of a value row, held while tokens are added up
 
 struct F32 {
   float32x4_t v[4];

@@ -16,8 +16,8 @@ constexpr int kRows = 2, kColumns = 1;
 constexpr bool kKeepsSmall = false;
 constexpr int kAhead = 0;  // bytes from what is read to what is fetched
 constexpr int kDenseRows = 2;
-constexpr int kQueryRows = 4;
-constexpr int kValueVectors = 1;  // of a value row, held while tokens are added up
+constexpr int kScoredRows = 4, kWeighedRows = 4;  // blocks of query rows in attention
+constexpr int kValueVectors = 1;                  // of a value row, held while tokens are added up
 
 struct F32 {
   float v[16];
