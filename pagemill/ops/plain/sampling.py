@@ -173,7 +173,7 @@ def _nucleus(p: Tensor, top_p: Tensor) -> Tensor:
 
 def _log_probabilities(logits: Tensor, ids: Tensor, asking: Any, most: int) -> list[Tensor]:
     """Of the rows that ask: the chosen id's log-probability; the most likely ids and theirs."""
-    rows = torch.from_numpy(asking).to(logits.device)
+    (rows,) = _moved([asking.astype(np.int32)], logits.device)
     of_rows = logits[rows]
     shifted = (of_rows - of_rows.amax(dim=-1, keepdim=True)).double()
     logprobs = (shifted - shifted.exp().sum(dim=-1, keepdim=True).log()).float()
