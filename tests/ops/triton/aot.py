@@ -63,7 +63,7 @@ def modules() -> list[str]:
     return [name for name in names if hasattr(_module(name), "VARIANTS")]
 
 
-def compile_elsewhere(module: str, archs: Sequence[int]) -> list[Compiled]:
+def compile_elsewhere(module: str, archs: Sequence[int] = ARCHS) -> list[Compiled]:
     """`compiled` in a process of its own, with nothing cached before or after."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
