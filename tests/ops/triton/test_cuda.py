@@ -30,6 +30,8 @@ WITH_KERNELS = (
 CASES = [case for case in all_cases() if case.op in WITH_KERNELS]
 # Sampled rows are many, and the interpreter slow: those of the larger vocabulary are left out.
 CASES = [case for case in CASES if case.op != "sample" or "41" in case.name]
+# Each token's page is looked up, whatever its size; `test_decode` and `test_prefill` take others.
+CASES = [case for case in CASES if case.page_size in (0, 1, 16)]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_mixtures_of_quantized_experts(
     np.testing.assert_allclose(got, expected, 0, 1e-4 * np.abs(expected).max())
 
 
-CUTS = (0, 12, 19, 20)
+CUTS = (0, 9, 15, 16)
 
 
 def logits_of(
