@@ -50,10 +50,18 @@ struct Chunk {
     return kLayout.table ? look_up(table, code) : code;
   }
 
-  // Asks for a group's share of what lies ahead, scales and all.
-  PAGEMILL_INLINE void fetch_ahead(int group) const {
+  // Asks for what lies `ahead` bytes behind a group's share of the chunk, scales and all; if kFar, only into
+  // the second-level cache.
+  template <bool kFar>
+  PAGEMILL_INLINE void fetch(int group, size_t ahead) const {
     constexpr int kShare = (int)kLayout.chunk_bytes(kChunkGroups) / kChunkGroups;
-    for (int i = 0; i < kShare; i += kLine) prefetch(codes + kAhead + group * kShare + i);
+    for (int i = 0; i < kShare; i += kLine) {
+      const uint8_t* line = codes + ahead + group * kShare + i;
+      if constexpr (kFar)
+        prefetch_far(line);
+      else
+        prefetch(line);
+    }
   }
 
   // The scale of a group's half, or of all of it where halves share one.
@@ -155,7 +163,10 @@ struct Expanding {
     store(to->minimum[at + group][1], minimum);
     return minimum;
   }
-  PAGEMILL_INLINE void fetch_ahead(int group) const { chunk.fetch_ahead(group); }
+  template <bool kFar>
+  PAGEMILL_INLINE void fetch(int group, size_t ahead) const {
+    chunk.template fetch<kFar>(group, ahead);
+  }
 
   Chunk<kKind> chunk;
   Expanded<kGroups>* to;

@@ -15,7 +15,7 @@ void linear_dense(const PackedWeight& w, const float* x, size_t x_stride, int ro
                   int tile_to, float* y, size_t y_stride);
 void linear_quantized(const PackedWeight& w, const Activation& a, int rows, int tile_from, int tile_to,
                       float* y, size_t y_stride);
-// The two ways of linear_quantized: for fewer than two blocks of kRows, and for others.
+// The two ways of linear_quantized: for few rows, and for kRows at least.
 void few_rows(const PackedWeight& w, const Activation& a, int rows, int tile_from, int tile_to, float* y,
               size_t y_stride);
 void many_rows(const PackedWeight& w, const Activation& a, int rows, int tile_from, int tile_to, float* y,

@@ -24,7 +24,7 @@ void block(const PackedWeight& w, const Activation& a, int row, int tile, float*
     if (first % kSpanGroups == 0)
       unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE { part[v.value] = zero(); });
     for (int g = 0; g < count; g++) {
-      chunk.fetch_ahead(g);
+      chunk.template fetch<false>(g, kAhead);
       const ActivationGroup* group = of + first + g;
       I32 dots[kVectors][kHalves];
       unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE {

@@ -1,6 +1,7 @@
-// Many rows are bound by arithmetic: the first block of rows unpacks a span of groups, and leaves it in the
-// caches as bytes and floats for all others. A block is kR rows and kC tiles: one load of codes feeds kR
-// rows, one broadcast of activations kC tiles.
+// Many rows are bound by arithmetic. A block is kR rows and kC tiles: one load of codes feeds kR rows, one
+// broadcast of activations kC tiles. Codes that are cheap to unpack are unpacked by each block; of others the
+// first block leaves a span of groups in the caches as bytes and floats for all others. It also asks for the
+// tiles that come next.
 #include "half.h"
 #include PAGEMILL_SIMD
 #include "products.h"
@@ -10,25 +11,22 @@ namespace {
 
 using Span = Expanded<kSpanGroups>;
 
-// Sources of a span's codes and scales, by its chunks. First, one that is expanded already:
-struct Plain {
-  PAGEMILL_INLINE Plain chunk(int first, int) const { return {span, first}; }
-  PAGEMILL_INLINE void fetch_ahead(int) const {}
-  template <int kStep>
-  PAGEMILL_INLINE Bytes step(int group) const {
-    return load_bytes(span->codes[at + group] + kStep * kLine);
-  }
-  PAGEMILL_INLINE F32 scale(int group, int half) const { return load(span->scale[at + group][half]); }
-  PAGEMILL_INLINE F32 minimum(int group) const { return load(span->minimum[at + group][0]); }
-  PAGEMILL_INLINE F32 first_minimum(int group) const { return load(span->minimum[at + group][1]); }
+// Large blocks of rows have time to unpack codes of one plane beside the products.
+constexpr bool is_cheap(const Layout& layout) {
+  return kRows * kColumns >= 8 && !layout.high && !layout.table;
+}
 
-  const Span* span;
-  int at;
-};
+// With scales that are cheap as well, each block unpacks for itself: packed there is less to read.
+constexpr bool unpacks_always(const Layout& layout) {
+  return is_cheap(layout) &&
+         (layout.scale == Scale::half || layout.scale == Scale::pair || layout.scale == Scale::column);
+}
 
-// Packed chunks, unpacked in registers.
-template <Kind kKind>
+// Sources of a span's codes and scales, by its chunks. First, packed chunks, unpacked in registers; kAsks for
+// what comes next.
+template <Kind kKind, bool kAsks>
 struct Packed {
+  static constexpr bool kFetches = kAsks;
   PAGEMILL_INLINE Chunk<kKind> chunk(int first, int groups) const {
     constexpr size_t kBytes = layout_of(kKind).chunk_bytes(kChunkGroups);
     return Chunk<kKind>(*w, data + first / kChunkGroups * kBytes, groups);
@@ -41,17 +39,35 @@ struct Packed {
 // Packed chunks that are expanded, too.
 template <Kind kKind>
 struct Unpacked {
+  static constexpr bool kFetches = true;
   PAGEMILL_INLINE Expanding<kKind, kSpanGroups> chunk(int first, int groups) const {
     return {packed.chunk(first, groups), span, first};
   }
 
-  Packed<kKind> packed;
+  Packed<kKind, true> packed;
   Span* span;
+};
+
+// What was expanded.
+struct Plain {
+  static constexpr bool kFetches = false;
+  PAGEMILL_INLINE Plain chunk(int first, int) const { return {span, first}; }
+  template <int kStep>
+  PAGEMILL_INLINE Bytes step(int group) const {
+    return load_bytes(span->codes[at + group] + kStep * kLine);
+  }
+  PAGEMILL_INLINE F32 scale(int group, int half) const { return load(span->scale[at + group][half]); }
+  PAGEMILL_INLINE F32 minimum(int group) const { return load(span->minimum[at + group][0]); }
+  PAGEMILL_INLINE F32 first_minimum(int group) const { return load(span->minimum[at + group][1]); }
+
+  const Span* span;
+  int at;
 };
 
 // One plane of rows, to be multiplied with a span of up to kColumns tiles.
 struct Work {
   int groups, columns;        // columns: that are left from the first tile on
+  size_t ahead;               // bytes to the tiles that come next
   bool fresh;                 // y holds nothing yet
   const ActivationGroup* of;  // of the first row and the span's first group
   size_t of_stride;           // between rows
@@ -84,7 +100,7 @@ void block(const Work& m, const Source* sources, int row) {
           });
         Bytes codes[kC];
         unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-          if constexpr (kStep == 0) chunks[c.value].fetch_ahead(g);
+          if constexpr (kStep == 0 && Source::kFetches) chunks[c.value].template fetch<true>(g, m.ahead);
           codes[c.value] = chunks[c.value].template step<kStep>(g);
         });
         unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
@@ -122,42 +138,63 @@ void block(const Work& m, const Source* sources, int row) {
   });
 }
 
-// Blocks of kR rows, then of fewer.
+// A block of `size` rows, kR at most.
 template <int kR, int kC, int kScales, int kMinima, bool kSmall, int kZero, class Source>
-void blocks(const Work& m, const Source* sources, int row, int rows) {
-  for (; rows >= kR; rows -= kR, row += kR) block<kR, kC, kScales, kMinima, kSmall, kZero>(m, sources, row);
-  if constexpr (kR > 1)
-    if (rows) blocks<kR - 1, kC, kScales, kMinima, kSmall, kZero>(m, sources, row, rows);
+void block_of(int size, const Work& m, const Source* sources, int row) {
+  if (size == kR) return block<kR, kC, kScales, kMinima, kSmall, kZero>(m, sources, row);
+  if constexpr (kR > 1) block_of<kR - 1, kC, kScales, kMinima, kSmall, kZero>(size, m, sources, row);
 }
 
-// All rows with kC tiles; the first block of kR expands.
+// All rows from `row` on, in blocks of nearly the same size.
+template <int kR, int kC, int kScales, int kMinima, bool kSmall, int kZero, class Source>
+void blocks(const Work& m, const Source* sources, int row, int rows) {
+  for (int left = (rows + kR - 1) / kR; left; left--) {
+    const int size = (rows + left - 1) / left;
+    block_of<kR, kC, kScales, kMinima, kSmall, kZero>(size, m, sources, row);
+    row += size, rows -= size;
+  }
+}
+
+// All rows with kC tiles.
 template <Kind kKind, int kR, int kC>
 void multiply(const PackedWeight& w, const Activation& a, int rows, int tile, float* y, size_t y_stride) {
   constexpr Layout kLayout = layout_of(kKind);
+  constexpr bool kAlways = unpacks_always(kLayout), kSmall = is_small(kLayout) && (kKeepsSmall || kAlways);
   constexpr int kScales = num_scales(kLayout), kMinima = kLayout.minimum ? kLayout.halves() ? 2 : 1 : 0;
-  constexpr bool kSmall = is_small(kLayout), kPlainSmall = kKeepsSmall && kSmall;
-  constexpr int kFull = kSignedQ8 ? 0 : 128, kPlainZero = kPlainSmall ? kLayout.zero : kFull;
+  constexpr int kZero = kSmall ? kLayout.zero : kSignedQ8 ? 0 : 128;
   const size_t groups = w.groups;
   const uint8_t* data = w.data + tile * w.tile_bytes;
-  Span spans[kC];
+  Span spans[kAlways ? 1 : kC];
   for (size_t first = 0; first < groups; first += kSpanGroups) {
     const int count = groups - first < kSpanGroups ? (int)(groups - first) : kSpanGroups;
-    const Packed<kKind> packed[] = {{&w, data}, {&w, data + (kC - 1) * w.tile_bytes}};
-    data += kSpanGroups / kChunkGroups * kLayout.chunk_bytes(kChunkGroups);
+    const uint8_t* other = data + (kC - 1) * w.tile_bytes;
     for (int plane = 0; plane < a.planes; plane++) {
       const Work work{count,
                       w.n - tile * kTile,
+                      kC * w.tile_bytes,
                       first == 0 && plane == 0,
                       a.of + plane * groups + first,
                       a.planes * groups,
                       y + tile * kTile,
                       y_stride};
-      const Plain plain[] = {{spans, 0}, {spans + kC - 1, 0}};
-      const Unpacked<kKind> unpacked[] = {{packed[0], spans}, {packed[1], spans + kC - 1}};
-      int done = 0;
-      if (!plane) block<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, unpacked, 0), done = kR;
-      blocks<kR, kC, kScales, kMinima, kPlainSmall, kPlainZero>(work, plain, done, rows - done);
+      const auto first_block = [&](const auto& sources) {
+        if (!plane) block<kR, kC, kScales, kMinima, kSmall, kZero>(work, sources, 0);
+      };
+      const auto others = [&](const auto& sources) {
+        const int done = plane ? 0 : kR;
+        blocks<kR, kC, kScales, kMinima, kSmall, kZero>(work, sources, done, rows - done);
+      };
+      if constexpr (kAlways) {
+        const Packed<kKind, true> asking[] = {{&w, data}, {&w, other}};
+        const Packed<kKind, false> packed[] = {{&w, data}, {&w, other}};
+        first_block(asking), others(packed);
+      } else {
+        const Unpacked<kKind> unpacked[] = {{{&w, data}, spans}, {{&w, other}, spans + kC - 1}};
+        const Plain plain[] = {{spans, 0}, {spans + kC - 1, 0}};
+        first_block(unpacked), others(plain);
+      }
     }
+    data += kSpanGroups / kChunkGroups * kLayout.chunk_bytes(kChunkGroups);
   }
 }
 
@@ -175,7 +212,8 @@ void PAGEMILL_ISA::many_rows(const PackedWeight& w, const Activation& a, int row
 
 void PAGEMILL_ISA::linear_quantized(const PackedWeight& w, const Activation& a, int rows, int from, int to,
                                     float* y, size_t stride) {
-  (rows < 2 * kRows ? few_rows : many_rows)(w, a, rows, from, to, y, stride);
+  const int least = is_cheap(layout_of(w.kind)) ? kRows : 2 * kRows;
+  (rows < least ? few_rows : many_rows)(w, a, rows, from, to, y, stride);
 }
 
 }  // namespace pagemill

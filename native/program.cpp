@@ -290,7 +290,7 @@ void Program::plan_phases() {
     else
       phases_.push_back({i, i + 1});
   }
-  shares_ = std::vector<Shares>(phases_.size());
+  for (size_t i = 0; i < phases_.size(); i++) shares_.emplace_back(pool_->size());
 }
 
 void Program::run(const StepView& step) {
@@ -321,11 +321,11 @@ void Program::execute(const Phase& phase, Shares& shares, int thread) {
   const Instruction& i = instructions_[phase.first];
   switch (i.op) {
     case Op::linear:
-      return run_linear(i, shares);
+      return run_linear(i, shares, thread);
     case Op::linear_curve:
-      return run_linear_curve(i, shares);
+      return run_linear_curve(i, shares, thread);
     case Op::linear_gate:
-      return run_linear_gate(i, shares);
+      return run_linear_gate(i, shares, thread);
     case Op::linear_heads:
       return run_linear_heads(i, shares, thread);
     case Op::group:

@@ -9,6 +9,7 @@
 // program_attention.cpp and program_recurrent.cpp run its instructions.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -280,9 +281,9 @@ class Program {
   void pool_row(const Instruction& instruction, int row);
   void product(const Product& product, int from, int to) const;
   Product product_of(const Instruction& instruction, View out) const;
-  void run_linear(const Instruction& instruction, Shares& shares);
-  void run_linear_curve(const Instruction& instruction, Shares& shares);
-  void run_linear_gate(const Instruction& instruction, Shares& shares);
+  void run_linear(const Instruction& instruction, Shares& shares, int thread);
+  void run_linear_curve(const Instruction& instruction, Shares& shares, int thread);
+  void run_linear_gate(const Instruction& instruction, Shares& shares, int thread);
   void gate_columns(const Instruction& instruction, const Product& product, int first_row, int from, int to);
   void run_linear_heads(const Instruction& instruction, Shares& shares, int thread);
   void route_row(const Instruction& instruction, int row);
@@ -310,7 +311,7 @@ class Program {
   std::vector<Buffer> buffers_;
   std::vector<Instruction> instructions_;
   std::vector<Phase> phases_;
-  std::vector<Shares> shares_;  // one a phase
+  std::deque<Shares> shares_;  // one a phase
   std::vector<AttentionPlan> plans_;
   std::vector<Neighbour> neighbours_;
   std::vector<int32_t> chunks_;  // 0, 1, 2 ..: the pages of what is packed

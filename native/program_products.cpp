@@ -41,12 +41,12 @@ Program::Product Program::product_of(const Instruction& i, View out) const {
           at(out, 0),       (size_t)buffers_[out.buffer].stride};
 }
 
-void Program::run_linear(const Instruction& i, Shares& shares) {
+void Program::run_linear(const Instruction& i, Shares& shares, int thread) {
   if (!rows(i.out.buffer)) return;
   const int tiles = num_tiles(*i.matrix);
   const int share = std::clamp(tiles / (pool_->size() * 6) / 2 * 2, 2, 64);
   const Product p = product_of(i, i.out);
-  shares.each(tiles, share, [&](int from, int to) { product(p, from, to); });
+  shares.each_apart(tiles, share, thread, [&](int from, int to) { product(p, from, to); });
 }
 
 // How many groups of 32 columns a share has whose results go through more hands: few enough to stay in the
@@ -56,12 +56,12 @@ static int share_in_cache(int groups, int threads, int rows, int held) {
   return std::max(1, std::min(groups / (threads * 6), in_cache));
 }
 
-void Program::run_linear_curve(const Instruction& i, Shares& shares) {
+void Program::run_linear_curve(const Instruction& i, Shares& shares, int thread) {
   const int count = rows(i.out.buffer), groups = (i.width + kGroup - 1) / kGroup;
   if (!count) return;
   const Product p = product_of(i, i.out);
   const int tiles = i.matrix->segments()[0].weight.tiles;
-  shares.each(groups, share_in_cache(groups, pool_->size(), count, 1), [&](int from, int to) {
+  shares.each_apart(groups, share_in_cache(groups, pool_->size(), count, 1), thread, [&](int from, int to) {
     product(p, from * 2, std::min(to * 2, tiles));
     const int column = from * kGroup, end = std::min(to * kGroup, i.width);
     for (int row = 0; row < count; row++) {
@@ -84,12 +84,12 @@ void Program::gate_columns(const Instruction& i, const Product& p, int first_row
   }
 }
 
-void Program::run_linear_gate(const Instruction& i, Shares& shares) {
+void Program::run_linear_gate(const Instruction& i, Shares& shares, int thread) {
   const int count = rows(i.out.buffer), groups = i.width / kGroup;
   if (!count) return;
   const Product p = product_of(i, i.b);
-  shares.each(groups, share_in_cache(groups, pool_->size(), count, 3),
-              [&](int from, int to) { gate_columns(i, p, 0, from, to); });
+  shares.each_apart(groups, share_in_cache(groups, pool_->size(), count, 3), thread,
+                    [&](int from, int to) { gate_columns(i, p, 0, from, to); });
 }
 
 void Program::run_linear_heads(const Instruction& i, Shares& shares, int thread) {
