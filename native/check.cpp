@@ -107,7 +107,8 @@ struct Rows {
 std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string& format,
                            const std::vector<uint8_t>& raw, int n, int k, const std::vector<float>& x,
                            int rows, int planes) {
-  const Matrix matrix(kernels, pool, {{format, raw.data(), n}}, k);
+  Slabs slabs;
+  const Matrix matrix(kernels, pool, slabs, {{format, raw.data(), n}}, k);
   const PackedWeight& w = matrix.segments()[0].weight;
   std::vector<float> y((size_t)rows * n + 64);
   if (is_quantized(w.kind)) {
@@ -124,7 +125,8 @@ std::vector<float> product(const Kernels& kernels, Pool& pool, const std::string
 // All rows of a matrix.
 std::vector<float> embedded(const Kernels& kernels, Pool& pool, const std::string& format,
                             const std::vector<uint8_t>& raw, int n, int k) {
-  const Matrix matrix(kernels, pool, {{format, raw.data(), n}}, k);
+  Slabs slabs;
+  const Matrix matrix(kernels, pool, slabs, {{format, raw.data(), n}}, k);
   std::vector<float> y((size_t)n * k);
   for (int r = 0; r < n; r++) kernels.embed_row(matrix.segments()[0].weight, r, &y[(size_t)r * k]);
   return y;

@@ -36,6 +36,8 @@ struct ActivationGroup {
   int32_t first_offset;  // the same of the first 16
 };
 
+constexpr int kPlaneBits = 8;  // a unit of the first plane is so many bits more than one of the second
+
 // Rows quantized to int8 in groups of 32. With two planes, the second holds what the first left over, and x
 // is about the sum of both: as good as 16 bits, for twice the integer products.
 struct Activation {

@@ -16,13 +16,12 @@ void block(const PackedWeight& w, const Activation& a, int row, int tile, float*
   const uint8_t* data = w.data + tile * w.tile_bytes;
   const size_t groups = w.groups;
   const ActivationGroup* of = a.of + (size_t)row * kPlanes * groups;
-  F32 sums[kR], part[kVectors];
+  F32 sums[kR], part[kR];
   for (size_t first = 0; first < groups; first += kChunkGroups) {
     const int count = groups - first < kChunkGroups ? (int)(groups - first) : kChunkGroups;
     const Chunk<kKind> chunk(w, data, count);
     data += kLayout.chunk_bytes(count);
-    if (first % kSpanGroups == 0)
-      unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE { part[v.value] = zero(); });
+    if (first % kSpanGroups == 0) unroll<0, kR>([&](auto r) PAGEMILL_INLINE { part[r.value] = zero(); });
     for (int g = 0; g < count; g++) {
       chunk.template fetch<false>(g, kAhead);
       const ActivationGroup* group = of + first + g;
@@ -45,19 +44,26 @@ void block(const PackedWeight& w, const Activation& a, int row, int tile, float*
       unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE { scales[half.value] = chunk.scale(g, half.value); });
       if constexpr (kLayout.minimum) minimum[0] = chunk.minimum(g);
       if constexpr (kLayout.minimum && kHalves == 2) minimum[1] = chunk.first_minimum(g);
-      unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE {
-        const ActivationGroup& now = group[v.value * groups];
-        F32& sum = part[v.value];
-        if constexpr (kLayout.minimum) sum = add_minimum<kHalves>(sum, minimum, now);
-        sum = add_group<num_scales(kLayout)>(sum, dots[v.value], scales, now.scale);
+      unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+        constexpr int kFirst = decltype(r)::value * kPlanes, kLast = kFirst + kPlanes - 1;
+        F32& sum = part[r.value];
+        if constexpr (kLayout.minimum)
+          unroll<kFirst, kLast + 1>([&](auto v) PAGEMILL_INLINE {
+            sum = add_minimum<kHalves>(sum, minimum, group[v.value * groups]);
+          });
+        if constexpr (kPlanes == 2)
+          unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE {
+            I32& dot = dots[kLast][half.value];
+            dot = int_add(shift_left<kPlaneBits>(dots[kFirst][half.value]), dot);
+          });
+        sum = add_group<num_scales(kLayout)>(sum, dots[kLast], scales, group[kLast * groups].scale);
       });
     }
     if (first % kSpanGroups + kChunkGroups < kSpanGroups && first + kChunkGroups < groups) continue;
-    unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE {
-      constexpr int kRow = decltype(v)::value / kPlanes, kPlane = decltype(v)::value % kPlanes;
-      F32 more = part[v.value];
+    unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+      F32 more = part[r.value];
       if constexpr (num_scales(kLayout) == 0) more = mul(more, chunk.d);
-      sums[kRow] = first < kSpanGroups && kPlane == 0 ? more : add(sums[kRow], more);
+      sums[r.value] = first < kSpanGroups ? more : add(sums[r.value], more);
     });
   }
   unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
@@ -78,12 +84,12 @@ void blocks(const PackedWeight& w, const Activation& a, int row, int rows, int t
 
 void PAGEMILL_ISA::few_rows(const PackedWeight& w, const Activation& a, int rows, int from, int to, float* y,
                             size_t stride) {
-  constexpr int kMost = kRows - 1 < 4 ? kRows - 1 : 4, kPairs = kMost < 2 ? 1 : 2;
+  constexpr int kMost = kRows - 1 < 4 ? kRows - 1 : 4;
   with_kind(w.kind, [&](auto k) {
     constexpr Kind kKind = (Kind) decltype(k)::value;
     for (int tile = from; tile < to; tile++) {
       if (a.planes == 2)
-        blocks<kKind, kPairs, 2>(w, a, 0, rows, tile, y, stride);
+        blocks<kKind, kMost, 2>(w, a, 0, rows, tile, y, stride);
       else
         blocks<kKind, kMost, 1>(w, a, 0, rows, tile, y, stride);
     }

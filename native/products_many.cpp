@@ -64,11 +64,19 @@ struct Plain {
   int at;
 };
 
-// One plane of rows, to be multiplied with a span of up to kColumns tiles.
+// What a block knows of a kind: scales and minima of a group, if codes are small, and what stands for zero.
+struct Form {
+  int planes, scales, minima;
+  bool small;
+  int zero;
+};
+
+// Rows to be multiplied with a span of up to kColumns tiles.
 struct Work {
   int groups, columns;        // columns: that are left from the first tile on
   size_t ahead;               // bytes to the tiles that come next
   bool fresh;                 // y holds nothing yet
+  size_t plane;               // groups between planes
   const ActivationGroup* of;  // of the first row and the span's first group
   size_t of_stride;           // between rows
   float* y;
@@ -76,10 +84,10 @@ struct Work {
 };
 
 // kR rows from `row` on and kC tiles.
-template <int kR, int kC, int kScales, int kMinima, bool kSmall, int kZero, class Source>
+template <Form kForm, int kR, int kC, class Source>
 void block(const Work& m, const Source* sources, int row) {
   static_assert(kC <= 2);
-  constexpr int kHalves = kScales == 2 ? 2 : 1;
+  constexpr int kHalves = kForm.scales == 2 ? 2 : 1;
   const ActivationGroup* of = m.of + row * m.of_stride;
   F32 part[kC][kR], scales[kC][2];
   unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
@@ -91,38 +99,52 @@ void block(const Work& m, const Source* sources, int row) {
                                                      sources[kC - 1].chunk(first, count)};
     for (int g = 0; g < count; g++, of++) {
       I32 dots[kC][kR][kHalves];
-      unroll<0, 8>([&](auto s) PAGEMILL_INLINE {
-        constexpr int kStep = decltype(s)::value, kHalf = kStep / 4 * (kHalves - 1);
-        if constexpr (kStep % (8 / kHalves) == 0)
+      if constexpr (Source::kFetches)
+        unroll<0, kC>([&](auto c) PAGEMILL_INLINE { chunks[c.value].template fetch<true>(g, m.ahead); });
+      const ActivationGroup* x = of;
+#pragma GCC unroll 1  // twice the code would only be slower
+      for (int plane = 0; plane < kForm.planes; plane++) {
+        if (plane) x += m.plane;
+        unroll<0, 8>([&](auto s) PAGEMILL_INLINE {
+          constexpr int kStep = decltype(s)::value, kHalf = kStep / 4 * (kHalves - 1);
+          if constexpr (kStep % (8 / kHalves) == 0) {
+            unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+              const I32 start = start_of<kHalves, kForm.zero>(x[r.value * m.of_stride], kHalf);
+              unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
+                I32& dot = dots[c.value][r.value][kHalf];
+                dot = plane ? int_add(shift_left<kPlaneBits>(dot), start) : start;
+              });
+            });
+          }
+          Bytes codes[kC];
+          unroll<0, kC>([&](auto c)
+                            PAGEMILL_INLINE { codes[c.value] = chunks[c.value].template step<kStep>(g); });
           unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-            const I32 start = start_of<kHalves, kZero>(of[r.value * m.of_stride], kHalf);
-            unroll<0, kC>([&](auto c) PAGEMILL_INLINE { dots[c.value][r.value][kHalf] = start; });
+            const Bytes four = splat_bytes(x[r.value * m.of_stride].q + kStep * 4);
+            unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
+              I32& dot = dots[c.value][r.value][kHalf];
+              dot = kForm.small ? dot_small(dot, codes[c.value], four) : dot_q8(dot, codes[c.value], four);
+            });
           });
-        Bytes codes[kC];
-        unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-          if constexpr (kStep == 0 && Source::kFetches) chunks[c.value].template fetch<true>(g, m.ahead);
-          codes[c.value] = chunks[c.value].template step<kStep>(g);
         });
-        unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-          const Bytes four = splat_bytes(of[r.value * m.of_stride].q + kStep * 4);
+        if constexpr (kForm.minima > 0)
           unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-            I32& dot = dots[c.value][r.value][kHalf];
-            dot = kSmall ? dot_small(dot, codes[c.value], four) : dot_q8(dot, codes[c.value], four);
+            F32 minimum[2] = {chunks[c.value].minimum(g)};
+            if constexpr (kForm.minima > 1) minimum[1] = chunks[c.value].first_minimum(g);
+            unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
+              F32& sum = part[c.value][r.value];
+              sum = add_minimum<kForm.minima>(sum, minimum, x[r.value * m.of_stride]);
+            });
           });
-        });
-      });
+      }
       unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-        F32 minimum[2];
         unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE {
           scales[c.value][half.value] = chunks[c.value].scale(g, half.value);
         });
-        if constexpr (kMinima > 0) minimum[0] = chunks[c.value].minimum(g);
-        if constexpr (kMinima > 1) minimum[1] = chunks[c.value].first_minimum(g);
         unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
           F32& sum = part[c.value][r.value];
-          const ActivationGroup& x = of[r.value * m.of_stride];
-          if constexpr (kMinima > 0) sum = add_minimum<kMinima>(sum, minimum, x);
-          sum = add_group<kScales>(sum, dots[c.value][r.value], scales[c.value], x.scale);
+          const float scale = x[r.value * m.of_stride].scale;
+          sum = add_group<kForm.scales>(sum, dots[c.value][r.value], scales[c.value], scale);
         });
       });
     }
@@ -132,67 +154,57 @@ void block(const Work& m, const Source* sources, int row) {
       float* y = m.y + (row + r.value) * m.y_stride + c.value * kTile;
       const int columns = m.columns - c.value * kTile;
       F32 sum = part[c.value][r.value];
-      if constexpr (kScales == 0) sum = mul(sum, scales[c.value][0]);
+      if constexpr (kForm.scales == 0) sum = mul(sum, scales[c.value][0]);
       store_tile(y, m.fresh ? sum : add(load_tile(y, columns), sum), columns);
     });
   });
 }
 
 // A block of `size` rows, kR at most.
-template <int kR, int kC, int kScales, int kMinima, bool kSmall, int kZero, class Source>
+template <Form kForm, int kR, int kC, class Source>
 void block_of(int size, const Work& m, const Source* sources, int row) {
-  if (size == kR) return block<kR, kC, kScales, kMinima, kSmall, kZero>(m, sources, row);
-  if constexpr (kR > 1) block_of<kR - 1, kC, kScales, kMinima, kSmall, kZero>(size, m, sources, row);
+  if (size == kR) return block<kForm, kR, kC>(m, sources, row);
+  if constexpr (kR > 1) block_of<kForm, kR - 1, kC>(size, m, sources, row);
 }
 
 // All rows from `row` on, in blocks of nearly the same size.
-template <int kR, int kC, int kScales, int kMinima, bool kSmall, int kZero, class Source>
+template <Form kForm, int kR, int kC, class Source>
 void blocks(const Work& m, const Source* sources, int row, int rows) {
   for (int left = (rows + kR - 1) / kR; left; left--) {
     const int size = (rows + left - 1) / left;
-    block_of<kR, kC, kScales, kMinima, kSmall, kZero>(size, m, sources, row);
+    block_of<kForm, kR, kC>(size, m, sources, row);
     row += size, rows -= size;
   }
 }
 
 // All rows with kC tiles.
-template <Kind kKind, int kR, int kC>
+template <Kind kKind, int kR, int kC, int kPlanes>
 void multiply(const PackedWeight& w, const Activation& a, int rows, int tile, float* y, size_t y_stride) {
   constexpr Layout kLayout = layout_of(kKind);
   constexpr bool kAlways = unpacks_always(kLayout), kSmall = is_small(kLayout) && (kKeepsSmall || kAlways);
-  constexpr int kScales = num_scales(kLayout), kMinima = kLayout.minimum ? kLayout.halves() ? 2 : 1 : 0;
+  constexpr int kMinima = kLayout.minimum ? kLayout.halves() ? 2 : 1 : 0;
   constexpr int kZero = kSmall ? kLayout.zero : kSignedQ8 ? 0 : 128;
+  constexpr Form kForm{kPlanes, num_scales(kLayout), kMinima, kSmall, kZero};
   const size_t groups = w.groups;
   const uint8_t* data = w.data + tile * w.tile_bytes;
   Span spans[kAlways ? 1 : kC];
   for (size_t first = 0; first < groups; first += kSpanGroups) {
     const int count = groups - first < kSpanGroups ? (int)(groups - first) : kSpanGroups;
     const uint8_t* other = data + (kC - 1) * w.tile_bytes;
-    for (int plane = 0; plane < a.planes; plane++) {
-      const Work work{count,
-                      w.n - tile * kTile,
-                      kC * w.tile_bytes,
-                      first == 0 && plane == 0,
-                      a.of + plane * groups + first,
-                      a.planes * groups,
-                      y + tile * kTile,
-                      y_stride};
-      const auto first_block = [&](const auto& sources) {
-        if (!plane) block<kR, kC, kScales, kMinima, kSmall, kZero>(work, sources, 0);
-      };
-      const auto others = [&](const auto& sources) {
-        const int done = plane ? 0 : kR;
-        blocks<kR, kC, kScales, kMinima, kSmall, kZero>(work, sources, done, rows - done);
-      };
-      if constexpr (kAlways) {
-        const Packed<kKind, true> asking[] = {{&w, data}, {&w, other}};
-        const Packed<kKind, false> packed[] = {{&w, data}, {&w, other}};
-        first_block(asking), others(packed);
-      } else {
-        const Unpacked<kKind> unpacked[] = {{{&w, data}, spans}, {{&w, other}, spans + kC - 1}};
-        const Plain plain[] = {{spans, 0}, {spans + kC - 1, 0}};
-        first_block(unpacked), others(plain);
-      }
+    const Work work{count,        w.n - tile * kTile, kC * w.tile_bytes, first == 0, groups,
+                    a.of + first, kPlanes * groups,   y + tile * kTile,  y_stride};
+    const auto multiply_with = [&](const auto& asking, const auto& others) {
+      block<kForm, kR, kC>(work, asking, 0);
+      blocks<kForm, kR, kC>(work, others, kR, rows - kR);
+    };
+    if constexpr (kAlways) {
+      const Packed<kKind, true> asking[] = {{&w, data}, {&w, other}};
+      const Packed<kKind, false> packed[] = {{&w, data}, {&w, other}};
+      multiply_with(asking, packed);
+    } else {
+      const Unpacked<kKind> unpacked[] = {{{&w, data}, spans}, {{&w, other}, spans + kC - 1}};
+      const Plain plain[] = {{spans, 0}, {spans + kC - 1, 0}};
+      multiply_with(unpacked, plain);
     }
     data += kSpanGroups / kChunkGroups * kLayout.chunk_bytes(kChunkGroups);
   }
@@ -205,7 +217,8 @@ void PAGEMILL_ISA::many_rows(const PackedWeight& w, const Activation& a, int row
   const int paired = from + (to - from) / kColumns * kColumns;
   with_kind(w.kind, [&](auto k) {
     for (int tile = from; tile < paired; tile += kColumns)
-      multiply<(Kind) decltype(k)::value, kRows, kColumns>(w, a, rows, tile, y, stride);
+      (a.planes == 2 ? multiply<(Kind) decltype(k)::value, kRows, kColumns, 2>
+                     : multiply<(Kind) decltype(k)::value, kRows, kColumns, 1>)(w, a, rows, tile, y, stride);
   });
   if (paired < to) few_rows(w, a, rows, paired, to, y, stride);  // a tile without a neighbour is rare
 }

@@ -7,21 +7,24 @@ namespace pagemill {
 namespace {
 
 void quantize(const float* x, int first_group, int k, const Activation& a, int row) {
+  const F32 most = splat(127), least = splat(-127);
   for (int g = first_group; g * kGroup < k; g++) {
     const int left = k - g * kGroup;
     const float* at = x + g * kGroup;
     F32 low = load_first(at, left), high = left > 16 ? load_first(at + 16, left - 16) : zero();
+    const float top = largest(max(abs(low), abs(high)));
+    float inverse = top > 0 ? 127.0f / top : 0.0f, scale = top / 127.0f;
     for (int plane = 0; plane < a.planes; plane++) {
-      const float top = largest(max(abs(low), abs(high)));
-      const F32 inverse = splat(top > 0 ? 127.0f / top : 0.0f), scale = splat(top / 127.0f);
-      const F32 low_q = round(mul(low, inverse)), high_q = round(mul(high, inverse));
+      const F32 low_q = max(min(round(mul(low, splat(inverse))), most), least);
+      const F32 high_q = max(min(round(mul(high, splat(inverse))), most), least);
       ActivationGroup& to = a.of[((size_t)row * a.planes + plane) * a.groups + g];
       const int32_t first = store_int8(to.q, low_q);
       const int32_t all = first + store_int8(to.q + kGroup / 2, high_q);
-      to.scale = top / 127.0f, to.sum = to.scale * (float)all;
+      to.scale = scale, to.sum = scale * (float)all;
       to.offset = -128 * all, to.first_offset = -128 * first;
-      low = sub(low, mul(low_q, scale));
-      high = sub(high, mul(high_q, scale));
+      low = sub(low, mul(low_q, splat(scale)));
+      high = sub(high, mul(high_q, splat(scale)));
+      inverse *= 1 << kPlaneBits, scale /= 1 << kPlaneBits;
     }
   }
 }

@@ -133,7 +133,12 @@ inline I32 int_splat(int32_t x) {
   const __m256i v = _mm256_set1_epi32(x);
   return {v, v};
 }
+inline I32 int_add(I32 x, I32 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 inline I32 int_sub(I32 x, I32 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+template <int kBits>
+inline I32 shift_left(I32 x) {
+  return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)};
+}
 template <int kBits>
 inline I32 shift_right(I32 x) {
   return {_mm256_srai_epi32(x.a, kBits), _mm256_srai_epi32(x.b, kBits)};

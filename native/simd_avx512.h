@@ -93,7 +93,12 @@ inline int32_t store_int8(int8_t* p, F32 a) {
 
 inline I32 int_zero() { return {_mm512_setzero_si512()}; }
 inline I32 int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I32 int_add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline I32 int_sub(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+template <int kBits>
+inline I32 shift_left(I32 a) {
+  return {_mm512_slli_epi32(a.v, kBits)};
+}
 template <int kBits>
 inline I32 shift_right(I32 a) {
   return {_mm512_srai_epi32(a.v, kBits)};

@@ -142,8 +142,17 @@ inline I32 int_splat(int32_t x) {
   return {{v, v, v, v}};
 }
 inline I32 int_zero() { return int_splat(0); }
+inline I32 int_add(I32 a, I32 b) {
+  for (int i = 0; i < 4; i++) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
+  return a;
+}
 inline I32 int_sub(I32 a, I32 b) {
   for (int i = 0; i < 4; i++) a.v[i] = vsubq_s32(a.v[i], b.v[i]);
+  return a;
+}
+template <int kBits>
+inline I32 shift_left(I32 a) {
+  for (auto& v : a.v) v = vshlq_n_s32(v, kBits);
   return a;
 }
 template <int kBits>

@@ -128,8 +128,17 @@ inline I32 int_splat(int32_t x) {
   return r;
 }
 inline I32 int_zero() { return int_splat(0); }
+inline I32 int_add(I32 a, I32 b) {
+  for (int i = 0; i < 16; i++) a.v[i] += b.v[i];
+  return a;
+}
 inline I32 int_sub(I32 a, I32 b) {
   for (int i = 0; i < 16; i++) a.v[i] -= b.v[i];
+  return a;
+}
+template <int kBits>
+inline I32 shift_left(I32 a) {
+  for (int i = 0; i < 16; i++) a.v[i] *= 1 << kBits;
   return a;
 }
 template <int kBits>
