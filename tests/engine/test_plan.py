@@ -141,7 +141,7 @@ def test_states_are_a_part_of_the_memory_and_limit_who_runs_at_once() -> None:
 
 
 def test_states_that_do_not_fit_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"is 300: .* 17,166.1 MiB.* 12,087.8 MiB") as caught:
+    with pytest.raises(ConfigError, match=r"is 300: .* 17,166.1 MiB.* 12,091.8 MiB") as caught:
         planned(Asked(max_num_seqs=300), STATES)
     assert caught.value.param == "max_num_seqs"
     assert planned(Asked(max_num_seqs=200), STATES).state_bytes == 200 * 60_000_000
