@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 EXPECTED = {
     "limits": ["memory, copy", "memory, read", "bf16 products", "launch of", "graph of"],
     "agree": ["agrees with the reference, float32", "agrees with the reference, bfloat16"],
-    "attention": [f"attention, decode, {kind}" for kind in ("bf16", "fp8", "int8")]
+    "attention": [f"attention, decode, {kind}" for kind in ("bf16", "fp8", "q8")]
     + ["attention, prefill"],
     "products": ["product, bf16", "product, fp8", "product, int8", "product, int4", "experts"],
     "elementwise": ["rms_norm", "rope and store", "silu", "sampling, greedy", "sampling, top_k"],
