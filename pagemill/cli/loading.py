@@ -1,5 +1,6 @@
 """How this process loads: what it makes until a model answers stays, and engines do the sums."""
 
+import atexit
 import gc
 import os
 
@@ -11,6 +12,8 @@ def begin() -> None:
 
 
 def end() -> None:
-    """All that is there now is not looked at again."""
+    """All that is there now is not looked at again, until the process ends: native objects that
+    then are left over would be reported."""
     gc.freeze()
     gc.enable()
+    atexit.register(gc.unfreeze)
