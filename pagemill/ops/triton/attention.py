@@ -19,7 +19,7 @@ Must not know: where tiles begin and end, and where results go.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -29,11 +29,14 @@ from torch import Tensor
 
 from pagemill.ops.interface import Scoring
 from pagemill.ops.plain.cache import LayerCache
+from pagemill.ops.triton.card import LARGE, SMALL, Card
 from pagemill.ops.triton.variants import Variant
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 # Where a running maximum begins: finite, for the difference of two infinities is no number.
 LOWEST = tl.constexpr(-1.0e30)
+_LEAST_TOKENS = 16  # that a product takes
+_BESIDE = 72  # bytes that are kept for each token, at most
 
 
 class HeadParts(NamedTuple):
@@ -68,6 +71,16 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
+def fitting(tiles: Tiles, dim: int, token_bytes: int, card: Card) -> Tiles:
+    """The same with as many tokens as shared memory holds of those that are on their way, beside
+    the queries. Of each token its page and its place are there, too."""
+    room = card.shared - 2 * tiles.queries * dim
+    tokens, on_their_way = tiles.tokens, max(1, tiles.num_stages // 2)
+    while tokens > _LEAST_TOKENS and on_their_way * tokens * (token_bytes + _BESIDE) > room:
+        tokens //= 2
+    return tiles._replace(tokens=tokens)
+
+
 def head_constants(
     q_shape: tuple[int, ...], cache_shape: tuple[int, ...], scoring: Scoring, latent: int
 ) -> dict[str, Any]:
@@ -88,6 +101,15 @@ def head_constants(
         "WINDOW": scoring.window,
         "SOFTCAP": scoring.softcap,
     }
+
+
+def cards_of(kind: str) -> Iterator[tuple[tuple[int, ...], Card]]:
+    """Compute capabilities that read caches of this Triton type, and a card of such. Eight-bit
+    floats are bytes where they have none."""
+    if kind != "*fp8e4nv":
+        yield (80,), SMALL
+    if kind != "*u8":
+        yield (90, 100), LARGE
 
 
 def attention_variant(

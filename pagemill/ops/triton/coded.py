@@ -14,7 +14,6 @@ Many: a tile of codes becomes a tile of weights, which then serves more rows tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagemill.ops.triton.card import card_of
 from pagemill.ops.triton.partials import add_partials
 from pagemill.ops.triton.variants import Variant
 
@@ -207,7 +207,7 @@ def product(x: Tensor, matrix: Codes, tiles: Tiles | None = None) -> Tensor:
     """x (T, K) times the matrix transposed -> (T, N), in x's type; sums are float32."""
     x = x if x.stride(1) == 1 else x.contiguous()
     (num_rows, k), (steps, n, _) = x.shape, matrix.codes.shape
-    tiles = tiles or tiles_of(num_rows, n, steps, _processors(x.device))
+    tiles = tiles or tiles_of(num_rows, n, steps, card_of(x.device).multiprocessors)
     of_split = -(-steps // tiles.splits)
     splits = -(-steps // of_split)
     shape = (num_rows, n) if splits == 1 else (splits, num_rows, n)
@@ -267,13 +267,6 @@ def _is_native(x: Tensor, matrix: Codes) -> bool:
     interpreter, takes the longer way."""
     nvidia = x.device.type == "cuda" and torch.version.hip is None
     return nvidia and matrix.values is None and x.dtype == torch.bfloat16
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _variant(

@@ -11,8 +11,8 @@ Must not know: which step this is, or how pages were filled.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 
 import torch
 import triton
@@ -27,12 +27,15 @@ from pagemill.ops.triton.attention import (
     LOWEST,
     Tiles,
     attention_variant,
+    cards_of,
+    fitting,
     head_constants,
     store,
     stored,
     sweep,
     vectors,
 )
+from pagemill.ops.triton.card import Card, card_of
 from pagemill.ops.triton.variants import Variant
 
 MOST_SHARES = 64  # of a row's history
@@ -41,7 +44,7 @@ _SHARED = ("H", "VALUE_DIM", "WINDOW", "SHARES", "BLOCK_N")  # constants of both
 TILE_BYTES = 40 << 10  # of keys and values: two on their way leave room for more programs
 
 
-def decode_tiles(group: int, dim: int, itemsize: int, latent: int = 0) -> Tiles:
+def decode_tiles(group: int, dim: int, itemsize: int, card: Card, latent: int = 0) -> Tiles:
     """Sizes for `group` query heads on a key/value head. The history is read once and reading it is
     all the work: tiles are as long as keeps several of them on their way."""
     queries = min(max(16, triton.next_power_of_2(group)), 32 if latent else 64)
@@ -50,7 +53,8 @@ def decode_tiles(group: int, dim: int, itemsize: int, latent: int = 0) -> Tiles:
     while tokens < 64 and 2 * tokens * token_bytes <= TILE_BYTES:
         tokens *= 2
     # Tiles of eight-bit numbers are small: one more of them is on its way.
-    return Tiles(queries, tokens, 8 if dim > 256 else 4, num_stages=7 if itemsize == 1 else 5)
+    tiles = Tiles(queries, tokens, 8 if dim > 256 else 4, num_stages=7 if itemsize == 1 else 5)
+    return fitting(tiles, dim, token_bytes, card)
 
 
 def num_shares(programs: int, max_kv_len: int, tokens: int, multiprocessors: int) -> int:
@@ -79,10 +83,12 @@ def paged_decode(
     that bring one are written there. `shares` is chosen here unless given."""
     rows, (_, heads, dim) = step.num_rows, q.shape
     kv_heads = cache.keys.shape[2]
-    tiles = decode_tiles(heads // kv_heads, dim, cache.keys.element_size(), latent)
+    card = card_of(q.device)
+    tiles = decode_tiles(heads // kv_heads, dim, cache.keys.element_size(), card, latent)
     blocks = kv_heads * triton.cdiv(heads // kv_heads, tiles.queries)
-    there = _multiprocessors(q.device)
-    shares = shares or num_shares(rows * blocks, step.max_kv_len, tiles.tokens, there)
+    shares = shares or num_shares(
+        rows * blocks, step.max_kv_len, tiles.tokens, card.multiprocessors
+    )
     constants = head_constants(q.shape, cache.keys.shape, scoring, latent)
     constants |= {"SHARES": shares, "BLOCK_N": tiles.tokens}
     value_dim = latent or dim
@@ -121,14 +127,6 @@ def paged_decode(
             sums, tops, totals, step.kv_lens, starts, out, **shared, WIDTH=width
         )
     return out
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    """Of the interpreter a few, so that it, too, splits long rows."""
-    if device.type != "cuda":
-        return 4
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @triton.jit
@@ -273,37 +271,39 @@ def _combine(
     tl.store(out + (token * H + head) * VALUE_DIM + d, x.to(out.dtype.element_ty), mask=inside)
 
 
-def _variant(
+def _variants(
     name: str,
     heads: tuple[int, int, int],
     kind: str,
     scoring: Scoring,
     given: tuple[str, ...] = (),
     latent: int = 0,
-) -> Variant:
+) -> Iterator[Variant]:
     """As launched with histories in eight shares; `heads` are H, G and D."""
     num_heads, kv_heads, dim = heads
-    tiles = decode_tiles(num_heads // kv_heads, dim, 2 if kind == "*bf16" else 1, latent)
-    archs = {"*fp8e4nv": (90, 100), "*u8": (80,)}.get(kind, (80, 90, 100))
     types = {"keys": kind, "values": kind, "out": "*fp32", "tops": "*fp32", "totals": "*fp32"}
     types["row_starts"] = "*i32"
     constants = head_constants((1, num_heads, dim), (1, 16, kv_heads, dim), scoring, latent)
-    return attention_variant(name, _decode, types, constants | {"SHARES": 8}, tiles, given, archs)
+    constants["SHARES"] = 8
+    for archs, card in cards_of(kind):
+        group, itemsize = num_heads // kv_heads, 2 if kind == "*bf16" else 1
+        tiles = decode_tiles(group, dim, itemsize, card, latent)
+        yield attention_variant(name, _decode, types, constants, tiles, given, archs)
 
 
 _SCALES = ("key_scales", "value_scales")
 VARIANTS = (
-    _variant("bf16, 4 heads of 128", (32, 8, 128), "*bf16", Scoring(1)),
-    _variant("bf16, 8 heads of 96", (64, 8, 96), "*bf16", Scoring(1)),
-    _variant("bf16, 8 heads of 256, all", (16, 2, 256), "*bf16", Scoring(1, 128, 50.0), ("sinks",)),
+    *_variants("bf16, 4 heads of 128", (32, 8, 128), "*bf16", Scoring(1)),
+    *_variants("bf16, 8 heads of 96", (64, 8, 96), "*bf16", Scoring(1)),
+    *_variants("bf16, 8 heads of 256, all", (16, 2, 256), "*bf16", Scoring(1, 128, 50), ("sinks",)),
     # The assembler keeps to 128 registers on Hopper, at eight bytes of stack.
-    replace(
-        _variant("fp8, 4 heads of 128", (32, 8, 128), "*fp8e4nv", Scoring(1), _SCALES),
-        may_spill=True,
+    *(
+        replace(variant, may_spill=True)
+        for variant in _variants("fp8, 4 heads of 128", (32, 8, 128), "*fp8e4nv", Scoring(1), _SCALES)
     ),
-    _variant("fp8 as bytes, 4 heads of 128", (32, 8, 128), "*u8", Scoring(1), _SCALES),
-    _variant("int8, 8 heads of 128", (64, 8, 128), "*i8", Scoring(1), _SCALES),
-    _variant("latent, 128 heads", (128, 1, 576), "*bf16", Scoring(1), (), 512),
+    *_variants("fp8 as bytes, 4 heads of 128", (32, 8, 128), "*u8", Scoring(1), _SCALES),
+    *_variants("int8, 8 heads of 128", (64, 8, 128), "*i8", Scoring(1), _SCALES),
+    *_variants("latent, 128 heads", (128, 1, 576), "*bf16", Scoring(1), (), 512),
     Variant(
         "combine",
         _combine,

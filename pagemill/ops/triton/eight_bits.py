@@ -8,7 +8,6 @@ them (floats), and are scaled and added up in single precision.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagemill.ops.triton.attention import numbers
+from pagemill.ops.triton.card import card_of
 from pagemill.ops.triton.partials import add_partials
 from pagemill.ops.triton.variants import Variant
 
@@ -120,7 +120,7 @@ def product(
             f"scales {tuple(x_scales.shape)} and {tuple(scales.shape)} of {k} inputs: there must "
             f"be 1 or {steps} blocks"
         )
-    tiles = tiles or tiles_of(num_rows, n, steps, _processors(x.device), blocks > 1)
+    tiles = tiles or tiles_of(num_rows, n, steps, card_of(x.device).multiprocessors, blocks > 1)
     of_split = -(-steps // tiles.splits)
     splits = -(-steps // of_split)
     shape = (num_rows, n) if splits == 1 else (splits, num_rows, n)
@@ -147,13 +147,6 @@ def tiles_of(num_rows: int, n: int, steps: int, processors: int, in_blocks: bool
     rows = next(size for size in (16, 32, 64) if num_rows <= size)
     wanted = max(1, _PER_PROCESSOR * processors // triton.cdiv(n, 64))
     return Tiles(64, rows, max(1, min(wanted, steps // _LEAST_STEPS)), 4, 4)
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _variant(name: str, kind: str, num_rows: int, in_blocks: bool = False) -> Variant:

@@ -12,9 +12,7 @@ Must not know: which step this is, or how pages were filled.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -27,18 +25,23 @@ from pagemill.ops.triton.attention import (
     LOWEST,
     Tiles,
     attention_variant,
+    cards_of,
+    fitting,
     head_constants,
     store,
     stored,
     sweep,
     vectors,
 )
+from pagemill.ops.triton.card import Card, card_of
 from pagemill.ops.triton.variants import Variant
 
 
-def prefill_tiles(group: int, dim: int, itemsize: int, max_take: int, wide: bool) -> Tiles:
+def prefill_tiles(
+    group: int, dim: int, itemsize: int, max_take: int, card: Card, latent: int = 0
+) -> Tiles:
     """Sizes for rows of up to `max_take` tokens with `group` query heads on a key/value head, of
-    `itemsize` bytes a number. `wide`: a Hopper or later.
+    `itemsize` bytes a number.
 
     Products are all the work, so tiles are as large as sums in registers allow: 128 queries by 128
     elements are 64 registers of each thread of eight warps. Hopper multiplies 64 queries at least
@@ -49,10 +52,12 @@ def prefill_tiles(group: int, dim: int, itemsize: int, max_take: int, wide: bool
     if itemsize == 4:
         return Tiles(min(useful, 32), 32 if dim <= 128 else 16, num_warps=4, num_stages=1)
     if dim > 256:
-        return Tiles(min(useful, 32), 32, num_warps=8, num_stages=5)
-    queries = min(useful, 128 if wide or dim <= 128 else 64)
-    tokens = 64 if dim <= 128 and (wide or dim <= 64) else 32
-    return Tiles(queries, tokens, num_warps=8 if queries * dim >= 1 << 13 else 4, num_stages=5)
+        tiles = Tiles(min(useful, 32), 32, num_warps=8, num_stages=5)
+    else:
+        queries = min(useful, 128 if card.wide or dim <= 128 else 64)
+        tokens = 64 if dim <= 128 and (card.wide or dim <= 64) else 32
+        tiles = Tiles(queries, tokens, 8 if queries * dim >= 1 << 13 else 4, num_stages=5)
+    return fitting(tiles, dim, dim * itemsize * (1 if latent else 2), card)
 
 
 def paged_prefill(
@@ -71,7 +76,7 @@ def paged_prefill(
     tokens, heads, dim = q.shape
     kv_heads = pages.keys.shape[2]
     group = heads // kv_heads
-    tiles = prefill_tiles(group, dim, q.element_size(), step.max_take, _wide(q.device))
+    tiles = prefill_tiles(group, dim, q.element_size(), step.max_take, card_of(q.device), latent)
     together = min(group, tiles.queries)  # heads of a tile
     length = tiles.queries // together  # tokens of a tile
     out = q.new_empty((tokens, heads, latent or dim))
@@ -100,11 +105,6 @@ def paged_prefill(
         num_stages=tiles.num_stages,
     )
     return out
-
-
-@cache
-def _wide(device: torch.device) -> bool:
-    return device.type != "cuda" or bool(torch.cuda.get_device_capability(device) >= (9, 0))
 
 
 @triton.jit
@@ -227,11 +227,10 @@ def _variants(
     types = {"keys": kind, "values": kind, "out": "*bf16", "row_starts": "*i32"}
     types["num_rows"] = "i32"
     constants = head_constants((1, num_heads, dim), (1, 16, kv_heads, dim), scoring, latent)
-    for archs in ((80,), (90, 100)):
-        tiles = prefill_tiles(group, dim, 2, max_take=1024, wide=archs != (80,))
+    for archs, card in cards_of(kind):
+        tiles = prefill_tiles(group, dim, 2, 1024, card, latent)
         constants = constants | {"TOGETHER": min(group, tiles.queries), "LEAST": 2}
-        if (kind, archs) not in (("*fp8e4nv", (80,)), ("*u8", (90, 100))):
-            yield attention_variant(name, _prefill, types, constants, tiles, given, archs)
+        yield attention_variant(name, _prefill, types, constants, tiles, given, archs)
 
 
 _SCALES = ("key_scales", "value_scales")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pagemill.ops.interface import Scoring
+from pagemill.ops.triton.card import LARGE, SMALL
 from pagemill.ops.triton.decode import decode_tiles, num_shares, paged_decode
 from tests.ops.triton.histories import TOLERANCE, Shape, assert_close, history, with_padding
 
@@ -124,6 +125,7 @@ def test_tiles_are_of_sizes_that_products_take() -> None:
     for group in (1, 4, 7, 16, 71, 128):
         for dim in (8, 64, 80, 128, 256, 576):
             for itemsize in (1, 2, 4):
-                tiles = decode_tiles(group, dim, itemsize)
-                assert 16 <= tiles.queries <= 64 and 16 <= tiles.tokens <= 128
-                assert not tiles.queries & (tiles.queries - 1)
+                for card in (SMALL, LARGE):
+                    tiles = decode_tiles(group, dim, itemsize, card)
+                    assert 16 <= tiles.queries <= 64 and 16 <= tiles.tokens <= 64
+                    assert not tiles.queries & (tiles.queries - 1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pagemill.ops.interface import Scoring
+from pagemill.ops.triton.card import LARGE, SMALL
 from pagemill.ops.triton.decode import paged_decode
 from pagemill.ops.triton.prefill import paged_prefill, prefill_tiles
 from tests.ops.triton.histories import TOLERANCE, Shape, assert_close, history, with_padding
@@ -124,7 +125,7 @@ def test_tiles_are_of_sizes_that_products_take() -> None:
     for group in (1, 4, 7, 16, 71, 128):
         for dim in (8, 64, 80, 128, 256, 576):
             for itemsize, max_take in ((2, 1), (2, 4096), (4, 100)):
-                for wide in (False, True):
-                    tiles = prefill_tiles(group, dim, itemsize, max_take, wide)
+                for card in (SMALL, LARGE):
+                    tiles = prefill_tiles(group, dim, itemsize, max_take, card)
                     assert 16 <= tiles.queries <= 128 and 16 <= tiles.tokens <= 64
                     assert not tiles.queries & (tiles.queries - 1)

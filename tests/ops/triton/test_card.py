@@ -1,0 +1,53 @@
+"""What kernels are told of a card: not every one has what a Hopper has."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pagemill.ops.triton.card import LARGE, SMALL, Card, card_of
+from pagemill.ops.triton.decode import decode_tiles
+from pagemill.ops.triton.prefill import prefill_tiles
+
+KIB = 1 << 10
+
+
+@pytest.mark.parametrize(
+    ("capability", "shared", "wide"),
+    [
+        ((8, 0), 163, False),
+        ((8, 9), 99, False),
+        ((9, 0), 227, True),
+        ((10, 3), 227, True),
+        ((12, 0), 99, False),  # newer than a Hopper, and as small as an Ada
+    ],
+)
+def test_cards_say_what_a_program_may_have(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], shared: int, wide: bool
+) -> None:
+    said = SimpleNamespace(
+        major=capability[0],
+        minor=capability[1],
+        multi_processor_count=70,
+        shared_memory_per_block=48 * KIB,
+        shared_memory_per_block_optin=shared * KIB,
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: said)
+    card_of.cache_clear()
+    assert card_of(torch.device("cuda", 0)) == Card(70, shared * KIB, wide)
+    card_of.cache_clear()
+
+
+@pytest.mark.parametrize(("dim", "latent"), [(128, 0), (256, 0), (576, 512)])
+@pytest.mark.parametrize("itemsize", [1, 2])
+def test_tiles_fit_the_memory_of_small_cards(dim: int, latent: int, itemsize: int) -> None:
+    """Queries, and as many tiles of the history as are on their way."""
+    for group in (1, 8, 128):
+        for card in (SMALL, LARGE):
+            token_bytes = dim * itemsize * (1 if latent else 2)
+            tiles = [decode_tiles(group, dim, itemsize, card, latent)]
+            if itemsize == 2:
+                tiles.append(prefill_tiles(group, dim, itemsize, 512, card, latent))
+            for queries, tokens, _, num_stages in tiles:
+                on_their_way = num_stages // 2 * tokens * token_bytes
+                assert 2 * queries * dim + on_their_way < card.shared
