@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pagemill.ops.interface import Sampled, SampleRows
 from pagemill.ops.plain.ahead import to_host
+from pagemill.ops.plain.step import moved
 
 _WORD = 0xFFFFFFFF
 _ROUNDS = 10
@@ -55,7 +56,7 @@ class Knobs:
             int(top_k.max(initial=0)),
             bool((rows.top_p < 1).any()),
             bool((rows.min_p > 0).any()),
-            *_moved([np.ascontiguousarray(column) for column in columns], device),
+            *moved([np.ascontiguousarray(column) for column in columns], device),
         )
 
 
@@ -173,7 +174,7 @@ def _nucleus(p: Tensor, top_p: Tensor) -> Tensor:
 
 def _log_probabilities(logits: Tensor, ids: Tensor, asking: Any, most: int) -> list[Tensor]:
     """Of the rows that ask: the chosen id's log-probability; the most likely ids and theirs."""
-    (rows,) = _moved([asking.astype(np.int32)], logits.device)
+    (rows,) = moved([asking.astype(np.int32)], logits.device)
     of_rows = logits[rows]
     shifted = (of_rows - of_rows.amax(dim=-1, keepdim=True)).double()
     logprobs = (shifted - shifted.exp().sum(dim=-1, keepdim=True).log()).float()
@@ -200,18 +201,3 @@ def _sampled(packed: Any, rows: SampleRows, asking: Any, most: int) -> Sampled:
             sampled.top_ids[row, :asked] = top_ids[best]
             sampled.top_logprobs[row, :asked] = top[best].view(np.float32)
     return sampled
-
-
-def _moved(columns: list[Any], device: torch.device) -> list[Tensor]:
-    """Numbers of 32 bits as tensors there, by one copy."""
-    sizes = [column.size for column in columns]
-    packed = torch.empty(sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
-    if sum(sizes):
-        packed.numpy()[:] = np.concatenate(
-            [column.reshape(-1).view(np.int32) for column in columns]
-        )
-    parts = packed.to(device, non_blocking=True).split(sizes)
-    return [
-        (part.view(torch.float32) if column.dtype == np.float32 else part).view(column.shape)
-        for part, column in zip(parts, columns, strict=True)
-    ]

@@ -7,17 +7,20 @@ numpy step before, and rides along. Must not know: what is computed with it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pagemill.ops.interface import Int32, Step
 
-_ALIGNED = 4  # int32 numbers: every array begins at a multiple of 16 bytes
+# Numbers of 32 bits: every array begins at a multiple of 16 bytes. Triton compiles a kernel again
+# for an address that is none.
+_ALIGNED = 4
 # Of a group, that are in memory at once: scores of one head, and tokens of gathered history.
 _MOST_SCORES, _MOST_HISTORY = 1 << 22, 1 << 17
 _ARRAYS = (
@@ -77,8 +80,8 @@ def to_device(step: Step, device: torch.device) -> DeviceStep:
     groups = list(_groups(step.kv_lens, takes))
     arrays = {name: getattr(step, name) for name in _ARRAYS}
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    moved = _moved([*arrays.values(), *(group.rows for group in groups)], device)
-    on_device: dict[str, Any] = dict(zip(arrays, moved, strict=False))
+    there = moved([*arrays.values(), *(group.rows for group in groups)], device)
+    on_device: dict[str, Any] = dict(zip(arrays, there, strict=False))
     starts = on_device["row_starts"]
     kept = {field.name: getattr(step, field.name) for field in fields(Step)}
     return DeviceStep(
@@ -88,7 +91,7 @@ def to_device(step: Step, device: torch.device) -> DeviceStep:
         num_rows=len(step.kv_lens),
         groups=tuple(
             replace(group, rows=rows, first=starts[rows])
-            for rows, group in zip(moved[len(arrays) :], groups, strict=True)
+            for rows, group in zip(there[len(arrays) :], groups, strict=True)
         ),
     )
 
@@ -120,14 +123,21 @@ def _groups(kv_lens: Int32, takes: Int32) -> Iterator[RowGroup]:
                 yield RowGroup(some, some, take, start, stop, length, fresh)
 
 
-def _moved(arrays: list[Int32], device: torch.device) -> list[Tensor]:
-    """Tensors of these arrays, as parts of one."""
+def moved(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Tensors there of these arrays, float32 or whole numbers of 32 bits, as parts of one: one
+    copy."""
     sizes = [-(-array.size // _ALIGNED) * _ALIGNED for array in arrays]
     packed = torch.empty(sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
     numbers = packed.numpy()
     at = 0
     for array, size in zip(arrays, sizes, strict=True):
-        numbers[at : at + array.size] = array.reshape(-1)
+        flat = array.reshape(-1)
+        numbers[at : at + array.size] = flat.view(np.int32) if array.dtype == np.float32 else flat
         at += size
     parts = packed.to(device, non_blocking=True).split(sizes)
-    return [part[: array.size].view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+    return [_as(array, part) for array, part in zip(arrays, parts, strict=True)]
+
+
+def _as(array: NDArray[Any], part: Tensor) -> Tensor:
+    numbers = part[: array.size].view(array.shape)
+    return numbers.view(torch.float32) if array.dtype == np.float32 else numbers

@@ -175,8 +175,58 @@ def vectors(base, starts, present, FIRST: tl.constexpr, SIZE: tl.constexpr, WIDT
 
 
 @triton.jit
-def store(base, starts, valid, x, FIRST: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """x (starts, WIDTH) as elements FIRST .. FIRST + SIZE of the vectors that begin at `starts`."""
+def opening(
+    q,
+    starts,
+    valid,
+    sinks,
+    head,
+    has_sink,
+    D: tl.constexpr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    REST_WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """The queries that begin at `starts`, in two parts, and the state of `sweep` before a token was
+    seen. A sink is one more score, where `has_sink`, and has no value."""
+    query = vectors(q, starts, valid, 0, FIRST, WIDTH)
+    rest_query = query
+    acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
+    rest_acc = acc
+    if REST_WIDTH:
+        rest_query = vectors(q, starts, valid, FIRST, D - FIRST, REST_WIDTH)
+        rest_acc = tl.zeros([BLOCK_M, REST_WIDTH], tl.float32)
+    top = tl.full([BLOCK_M], LOWEST, tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    if sinks is not None:
+        sink = tl.load(sinks + head, mask=valid, other=0.0).to(tl.float32) * LOG2_E
+        top = tl.where(has_sink, sink, top)
+        total = tl.where(has_sink, 1.0, total)
+    return (query, rest_query), (acc, rest_acc, top, total)
+
+
+@triton.jit
+def store(
+    base,
+    starts,
+    valid,
+    acc,
+    rest_acc,
+    D: tl.constexpr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    REST_WIDTH: tl.constexpr,
+    LATENT: tl.constexpr,
+):
+    """Both parts of sums as the vectors that begin at `starts`."""
+    _store(base, starts, valid, acc, 0, FIRST, WIDTH)
+    if REST_WIDTH and not LATENT:
+        _store(base, starts, valid, rest_acc, FIRST, D - FIRST, REST_WIDTH)
+
+
+@triton.jit
+def _store(base, starts, valid, x, FIRST: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
     d = tl.arange(0, WIDTH)
     at = base + starts[:, None] + (FIRST + d)[None, :]
     tl.store(at, x.to(base.dtype.element_ty), mask=valid[:, None] & (d < SIZE)[None, :])

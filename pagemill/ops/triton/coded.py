@@ -179,7 +179,7 @@ def sums_of_tile(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "steps", "steps_of_split"])
 def _product(
     x, codes, scales, coarse, shifts, coarse_shifts, values, out,
     num_rows, n, k, stride, steps, steps_of_split,

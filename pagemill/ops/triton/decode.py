@@ -23,17 +23,16 @@ from pagemill.ops.interface import Scoring
 from pagemill.ops.plain.cache import LayerCache
 from pagemill.ops.plain.step import DeviceStep
 from pagemill.ops.triton.attention import (
-    LOG2_E,
     LOWEST,
     Tiles,
     attention_variant,
     cards_of,
     fitting,
     head_constants,
+    opening,
     store,
     stored,
     sweep,
-    vectors,
 )
 from pagemill.ops.triton.card import Card, card_of
 from pagemill.ops.triton.variants import Variant
@@ -86,9 +85,8 @@ def paged_decode(
     card = card_of(q.device)
     tiles = decode_tiles(heads // kv_heads, dim, cache.keys.element_size(), card, latent)
     blocks = kv_heads * triton.cdiv(heads // kv_heads, tiles.queries)
-    shares = shares or num_shares(
-        rows * blocks, step.max_kv_len, tiles.tokens, card.multiprocessors
-    )
+    sizes = (rows * blocks, step.max_kv_len, tiles.tokens, card.multiprocessors)
+    shares = shares or num_shares(*sizes)
     constants = head_constants(q.shape, cache.keys.shape, scoring, latent)
     constants |= {"SHARES": shares, "BLOCK_N": tiles.tokens}
     value_dim = latent or dim
@@ -149,7 +147,7 @@ def _token(row_starts, row):
     return token
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_row"])
 def _decode(
     q,
     keys,
@@ -198,22 +196,12 @@ def _decode(
     valid = of_group < GROUP
     head = kv_head * GROUP + of_group
 
-    begins = token * q_row + head * q_head
-    query = vectors(q, begins, valid, 0, FIRST, WIDTH)
-    rest_query = query
-    acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    rest_acc = acc
-    if REST_WIDTH:
-        rest_query = vectors(q, begins, valid, FIRST, D - FIRST, REST_WIDTH)
-        rest_acc = tl.zeros([BLOCK_M, REST_WIDTH], tl.float32)
-    top = tl.full([BLOCK_M], LOWEST, tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    if sinks is not None:  # one more score, in the first share, that has no value
-        sink = tl.load(sinks + head, mask=valid, other=0.0).to(tl.float32) * LOG2_E
-        top = tl.where(share == 0, sink, top)
-        total = tl.where(share == 0, total + 1.0, total)
+    queries, state = opening(
+        q, token * q_row + head * q_head, valid, sinks, head, share == 0,
+        D, FIRST, WIDTH, REST_WIDTH, BLOCK_M,
+    )  # fmt: skip
     acc, rest_acc, top, total = sweep(
-        (acc, rest_acc, top, total), (query, rest_query),
+        state, queries,
         tl.full([BLOCK_M], 0, tl.int32) + kv_len - 1, first, tl.minimum(first + length, kv_len),
         kv_len, kv_head, page_table + row * table_row, keys, values, key_scales, value_scales,
         scale, G, D, FIRST, WIDTH, REST_WIDTH, LATENT, PAGE_SIZE, WINDOW, SOFTCAP, BLOCK_N, True,
@@ -228,9 +216,7 @@ def _decode(
         weight = 1.0 / tl.where(total > 0, total, 1.0)
         acc *= weight[:, None]
         rest_acc *= weight[:, None]
-    store(out, at * VALUE_DIM, valid, acc, 0, FIRST, WIDTH)
-    if REST_WIDTH and not LATENT:
-        store(out, at * VALUE_DIM, valid, rest_acc, FIRST, D - FIRST, REST_WIDTH)
+    store(out, at * VALUE_DIM, valid, acc, rest_acc, D, FIRST, WIDTH, REST_WIDTH, LATENT)
 
 
 @triton.jit
@@ -299,7 +285,9 @@ VARIANTS = (
     # The assembler keeps to 128 registers on Hopper, at eight bytes of stack.
     *(
         replace(variant, may_spill=True)
-        for variant in _variants("fp8, 4 heads of 128", (32, 8, 128), "*fp8e4nv", Scoring(1), _SCALES)
+        for variant in _variants(
+            "fp8, 4 heads of 128", (32, 8, 128), "*fp8e4nv", Scoring(1), _SCALES
+        )
     ),
     *_variants("fp8 as bytes, 4 heads of 128", (32, 8, 128), "*u8", Scoring(1), _SCALES),
     *_variants("int8, 8 heads of 128", (64, 8, 128), "*i8", Scoring(1), _SCALES),

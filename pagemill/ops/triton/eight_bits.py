@@ -82,7 +82,7 @@ def sums_of_tile(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "blocks", "steps_of_split"])
 def _product(
     x, x_scales, weight, scales, out,
     num_rows, n, k, blocks, steps_of_split,

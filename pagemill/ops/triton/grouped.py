@@ -135,7 +135,7 @@ def row_of_place(order, place, there, TOP_K: tl.constexpr):
     return place
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["matrices"])
 def _product_kernel(
     x, weights, bias, out, order, starts, matrices, n, k,
     TOP_K: tl.constexpr, BIASED: tl.constexpr, MATRICES_BLOCK: tl.constexpr,

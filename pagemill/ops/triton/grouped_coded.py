@@ -55,7 +55,7 @@ def tiles_for(routes: int, matrices: int, n: int, steps: int) -> Tiles:
     return tiles_of(triton.cdiv(routes, matrices), n, steps, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["matrices", "steps", "groups", "longer"])
 def _product(
     x, codes, scales, coarse, shifts, coarse_shifts, values, bias, out, order, starts,
     matrices, n, k, stride, steps, groups, longer,

@@ -61,7 +61,7 @@ def tiles_for(routes: int, matrices: int, n: int, in_blocks: bool) -> Tiles:
     return tiles_of(triton.cdiv(routes, matrices), n, 1, 0, in_blocks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["matrices", "blocks"])
 def _product(
     x, x_scales, weights, scales, bias, out, order, starts,
     matrices, n, k, blocks,

@@ -65,7 +65,7 @@ def _constants(adapters: int, rank: int) -> dict[str, int]:
     }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["adapters", "num_rows"])
 def _shrink_kernel(
     x, down, out, order, starts, adapters, num_rows, rank, k,
     MATRICES_BLOCK: tl.constexpr, RANK_BLOCK: tl.constexpr, ROWS: tl.constexpr,
@@ -89,7 +89,7 @@ def _shrink_kernel(
         tl.store(target, y, there[:, None] & (r < rank)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["adapters", "num_rows", "shares"])
 def _expand_kernel(
     y, inner, up, scales, order, starts, adapters, num_rows, n, rank, shares,
     MATRICES_BLOCK: tl.constexpr, RANK_BLOCK: tl.constexpr, ROWS: tl.constexpr,

@@ -83,7 +83,7 @@ def as_heads(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "heads", "weight_rows"])
 def _norm_kernel(
     x, residual, weight, shift, out, total,
     num_rows, heads, n, weight_rows, x_token, x_head, eps,

@@ -12,7 +12,7 @@ from pagemill.ops.triton.variants import Variant
 _BLOCK = 1024  # eight elements a thread: two accesses of 16 bytes
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _add(partials, out, size, splits, block: tl.constexpr):
     at = tl.program_id(0) * block + tl.arange(0, block)
     mask = at < size

@@ -21,17 +21,15 @@ from pagemill.ops.interface import Scoring
 from pagemill.ops.plain.cache import LayerCache
 from pagemill.ops.plain.step import DeviceStep
 from pagemill.ops.triton.attention import (
-    LOG2_E,
-    LOWEST,
     Tiles,
     attention_variant,
     cards_of,
     fitting,
     head_constants,
+    opening,
     store,
     stored,
     sweep,
-    vectors,
 )
 from pagemill.ops.triton.card import Card, card_of
 from pagemill.ops.triton.variants import Variant
@@ -119,7 +117,7 @@ def _row_of(program, row_starts, num_rows, LENGTH: tl.constexpr):
     return count - 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "table_row"])
 def _prefill(
     q,
     keys,
@@ -174,43 +172,33 @@ def _prefill(
     position = before + of_row
 
     begins = (row_start + of_row).to(tl.int64)
-    query = vectors(q, begins * q_row + head * q_head, valid, 0, FIRST, WIDTH)
-    rest_query = query
-    acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    rest_acc = acc
-    if REST_WIDTH:
-        rest_query = vectors(q, begins * q_row + head * q_head, valid, FIRST, D - FIRST, REST_WIDTH)
-        rest_acc = tl.zeros([BLOCK_M, REST_WIDTH], tl.float32)
-    top = tl.full([BLOCK_M], LOWEST, tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    if sinks is not None:  # one more score that has no value
-        top = tl.load(sinks + head, mask=valid, other=0.0).to(tl.float32) * LOG2_E
-        total += 1.0
-
+    queries, state = opening(
+        q, begins * q_row + head * q_head, valid, sinks, head, True,
+        D, FIRST, WIDTH, REST_WIDTH, BLOCK_M,
+    )  # fmt: skip
     last = tl.minimum(before + token + LENGTH, kv_len)
     first = 0
     whole = tl.maximum(before + token + 1, 0) // BLOCK_N * BLOCK_N  # seen by the first token
     if WINDOW:
         first = tl.maximum(before + token - WINDOW + 1, 0) // BLOCK_N * BLOCK_N
         whole = first
-    state = (acc, rest_acc, top, total)
     pages = page_table + row.to(tl.int64) * table_row
     if not WINDOW:
         state = sweep(
-            state, (query, rest_query), position, first, whole,
+            state, queries, position, first, whole,
             kv_len, kv_head, pages, keys, values, key_scales, value_scales,
             scale, G, D, FIRST, WIDTH, REST_WIDTH, LATENT, PAGE_SIZE, 0, SOFTCAP, BLOCK_N, False,
         )  # fmt: skip
-    acc, rest_acc, top, total = sweep(
-        state, (query, rest_query), position, whole, last,
+    acc, rest_acc, _top, total = sweep(
+        state, queries, position, whole, last,
         kv_len, kv_head, pages, keys, values, key_scales, value_scales,
         scale, G, D, FIRST, WIDTH, REST_WIDTH, LATENT, PAGE_SIZE, WINDOW, SOFTCAP, BLOCK_N, True,
     )  # fmt: skip
     weight = 1.0 / tl.where(total > 0, total, 1.0)  # a row without history has sums of zero
     at = (begins * H + head) * VALUE_DIM
-    store(out, at, valid, acc * weight[:, None], 0, FIRST, WIDTH)
-    if REST_WIDTH and not LATENT:
-        store(out, at, valid, rest_acc * weight[:, None], FIRST, D - FIRST, REST_WIDTH)
+    acc *= weight[:, None]
+    rest_acc *= weight[:, None]
+    store(out, at, valid, acc, rest_acc, D, FIRST, WIDTH, REST_WIDTH, LATENT)
 
 
 def _variants(

@@ -103,7 +103,7 @@ def _launch(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_heads", "kept"])
 def _rope_kernel(
     q, k, v, out, cos, sin, positions, slots, keys, values, key_scales, value_scales,
     num_heads, kept, q_token, q_head, k_token, k_head, v_token, v_head,

@@ -19,7 +19,7 @@ _LARGEST_INT8, _LARGEST_FLOAT8 = 127.0, 448.0
 _WIDE = 4096  # elements: from here on eight warps share a row
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _round(
     x, out, scales, k, stride, blocks,
     size: tl.constexpr, padded: tl.constexpr, largest: tl.constexpr, whole: tl.constexpr,

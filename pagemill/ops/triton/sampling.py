@@ -45,7 +45,7 @@ def sample(
     tiles = triton.cdiv(vocab, tile)
     new = logits.new_empty
     ids = new(num_rows, dtype=torch.int32)
-    tops, top_ids = new((num_rows, tiles), dtype=torch.float32), new((num_rows, tiles)).int()
+    tops, top_ids = (new((num_rows, tiles), dtype=t) for t in (torch.float32, torch.int32))
     if not num_rows:
         return ids
     sizes = {"TILE": tile, "TILES": triton.next_power_of_2(tiles)}
@@ -88,7 +88,7 @@ def _tops_kernel(logits, tops, top_ids, vocab, TILE: tl.constexpr):
     tl.store(top_ids + at, tl.min(tl.where(x == top, id, _NO_ID), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _masses_kernel(
     logits, temperature, tops, counts, masses, vocab, tiles,
     TILE: tl.constexpr, TILES: tl.constexpr,
@@ -106,7 +106,7 @@ def _masses_kernel(
             tl.store(masses + at, tl.sum(tl.where(above, p, 0.0).to(tl.float64), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _list_kernel(
     logits, temperature, top_k, top_p, min_p, tops, counts, masses, listed, vocab, tiles,
     TILE: tl.constexpr, TILES: tl.constexpr,
@@ -127,7 +127,7 @@ def _list_kernel(
             tl.store(listed + row * TILE + at, id, above)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "tiles"])
 def _choose_kernel(
     logits, temperature, top_k, top_p, min_p, seeds, positions,
     tops, top_ids, counts, masses, listed, ids, num_rows, vocab, tiles,

@@ -12,7 +12,9 @@ class Variant:
     `types` gives the Triton type of every argument that is not in `constants`, in any order:
     "*bf16", "*fp8e4nv", "*i8", "i32", "i64", "fp32". Pointers count as aligned to 16 bytes, as
     tensors are; an integer that is a multiple of 16 in practice (a stride, a width) says so as
-    "i32:16", because loads become wide only when the compiler knows.
+    "i32:16", because loads become wide only when the compiler knows. Any other integer must be in
+    the kernel's `do_not_specialize`: Triton would compile it again when that is first 1, or a
+    multiple of 16, and a step would wait.
     """
 
     name: str

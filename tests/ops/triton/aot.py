@@ -107,6 +107,19 @@ def compiled(module: str, variant: Variant, arch: int) -> Compiled:
     )
 
 
+def specialized(variants: Sequence[Variant]) -> list[str]:
+    """Integers of a module that may be anything in every variant, and that kernels are compiled
+    for again when they are first 1 or a multiple of 16."""
+    kernels = {variant.kernel: None for variant in variants}
+    found = []
+    for kernel in kernels:
+        kinds = [variant.types for variant in variants if variant.kernel is kernel]
+        names = [n for n in kernel.arg_names if all(of.get(n) == "i32" for of in kinds)]
+        listed = kernel.do_not_specialize
+        found += [f"{kernel.__name__}: {name}" for name in names if name not in listed]
+    return found
+
+
 def _usage(cubin: bytes) -> tuple[int, int]:
     """Registers and bytes of stack of a thread. These kernels have no arrays, calls or recursion:
     whatever is on the stack was spilled."""
@@ -132,7 +145,9 @@ def main() -> None:
     asked = parser.parse_args()
     archs = {int(arch) for arch in asked.archs.split(",")}
     for name in asked.modules or modules():
-        for variant in _module(name).VARIANTS:  # type: ignore[attr-defined]
+        variants = _module(name).VARIANTS  # type: ignore[attr-defined]
+        assert not specialized(variants), f"{name} specializes {specialized(variants)}"
+        for variant in variants:
             for arch in sorted(archs & set(variant.archs)):
                 print(json.dumps(asdict(compiled(name, variant, arch))), flush=True)
 

@@ -79,7 +79,7 @@ def test_choosing_asks_nothing_before_its_answer_is_wanted(
     knobs = [Knobs(0), Knobs(0.7, 40, 0.9, 0.05, seed=3), Knobs(top_k=3, num_logprobs=2)]
     logits, rows = torch.from_numpy(normal(np.random.default_rng(1), 3, 41)), sample_rows(knobs)
     expected = ops.sample(logits, rows)
-    moved, answers = sampling._moved, []
+    moved, answers = sampling.moved, []
 
     def pinned(columns: list[Any], device: torch.device) -> list[torch.Tensor]:
         calls.inside = True
@@ -92,7 +92,7 @@ def test_choosing_asks_nothing_before_its_answer_is_wanted(
         answers.append(there)
         return lambda: there
 
-    monkeypatch.setattr(sampling, "_moved", pinned)
+    monkeypatch.setattr(sampling, "moved", pinned)
     monkeypatch.setattr(sampling, "to_host", later)
     with never(monkeypatch) as calls:
         wait = ops.sample_later(logits, rows)
