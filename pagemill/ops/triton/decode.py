@@ -80,11 +80,10 @@ def paged_decode(
 
     With `into`, q is (T, H, D) of a step whose rows bring any number of tokens; results of those
     that bring one are written there. `shares` is chosen here unless given."""
-    rows, (_, heads, dim) = step.num_rows, q.shape
-    kv_heads = cache.keys.shape[2]
-    card = card_of(q.device)
-    tiles = decode_tiles(heads // kv_heads, dim, cache.keys.element_size(), card, latent)
-    blocks = kv_heads * triton.cdiv(heads // kv_heads, tiles.queries)
+    rows, (_, heads, dim), kv_heads = step.num_rows, q.shape, cache.keys.shape[2]
+    group, card = heads // kv_heads, card_of(q.device)
+    tiles = decode_tiles(group, dim, cache.keys.element_size(), card, latent)
+    blocks = kv_heads * triton.cdiv(group, tiles.queries)
     sizes = (rows * blocks, step.max_kv_len, tiles.tokens, card.multiprocessors)
     shares = shares or num_shares(*sizes)
     constants = head_constants(q.shape, cache.keys.shape, scoring, latent)
