@@ -37,9 +37,9 @@ from pagemill.ops.triton.attention import (
 from pagemill.ops.triton.card import Card, card_of
 from pagemill.ops.triton.variants import Variant
 
-MOST_SHARES = 64  # of a row's history
+MOST_SHARES = tl.constexpr(64)  # of a row's history
 PROGRAMS = 8  # for each multiprocessor: several at a time each, and uneven rows even out
-_SHARED = ("H", "VALUE_DIM", "WINDOW", "SHARES", "BLOCK_N")  # constants of both kernels
+_SHARED = ("H", "VALUE_DIM", "WINDOW", "BLOCK_N")  # constants of both kernels
 TILE_BYTES = 40 << 10  # of keys and values: two on their way leave room for more programs
 
 
@@ -57,11 +57,11 @@ def decode_tiles(group: int, dim: int, itemsize: int, card: Card, latent: int = 
 
 
 def num_shares(programs: int, max_kv_len: int, tokens: int, multiprocessors: int) -> int:
-    """Into how many shares a history may be cut when `programs` run for each: a power of two, since
-    each count is a kernel of its own. None is shorter than two tiles."""
+    """Into how many shares a history may be cut when `programs` run for each: as many as it takes
+    to keep the card busy. None is shorter than two tiles."""
     wanted = -(-PROGRAMS * multiprocessors // max(1, programs))
     longest = max_kv_len // (2 * tokens)
-    return min(MOST_SHARES, int(triton.next_power_of_2(max(1, min(wanted, longest)))))
+    return max(1, min(int(MOST_SHARES.value), wanted, longest))
 
 
 def paged_decode(
@@ -87,7 +87,7 @@ def paged_decode(
     sizes = (rows * blocks, step.max_kv_len, tiles.tokens, card.multiprocessors)
     shares = shares or num_shares(*sizes)
     constants = head_constants(q.shape, cache.keys.shape, scoring, latent)
-    constants |= {"SHARES": shares, "BLOCK_N": tiles.tokens}
+    constants["BLOCK_N"] = tiles.tokens
     value_dim = latent or dim
     out, starts = into, step.row_starts
     if out is None:
@@ -121,18 +121,18 @@ def paged_decode(
         shared = {name: constants[name] for name in _SHARED}
         width = min(128, triton.next_power_of_2(value_dim))
         _combine[(rows, heads, triton.cdiv(value_dim, width))](
-            sums, tops, totals, step.kv_lens, starts, out, **shared, WIDTH=width
+            sums, tops, totals, step.kv_lens, starts, out, shares, **shared, WIDTH=width
         )
     return out
 
 
 @triton.jit
-def _shares(kv_len, SHARES: tl.constexpr, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
+def _shares(kv_len, shares, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
     """Where the first share of a row begins and how long each is: whole tiles, two at least."""
     begin = 0
     if WINDOW:
         begin = tl.maximum(kv_len - WINDOW, 0) // BLOCK_N * BLOCK_N
-    tiles = tl.cdiv(tl.cdiv(kv_len - begin, BLOCK_N), SHARES)
+    tiles = tl.cdiv(tl.cdiv(kv_len - begin, BLOCK_N), shares)
     return begin, tl.maximum(tiles, 2) * BLOCK_N
 
 
@@ -157,8 +157,8 @@ def _decode(
     kv_lens,
     row_starts,  # None: row r has token r
     sinks,
-    out,  # (R, H, SHARES, VALUE_DIM); where there is one share, results (T, H, VALUE_DIM)
-    tops,  # (R, H, SHARES)
+    out,  # (R, H, shares, VALUE_DIM); where there is one share, results (T, H, VALUE_DIM)
+    tops,  # (R, H, shares); None: there is one
     totals,
     scale,
     q_row,
@@ -175,18 +175,18 @@ def _decode(
     PAGE_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    SHARES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     row, share = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    shares = tl.num_programs(1)
     token = _token(row_starts, row)
     if token < 0:
         return
     kv_len = tl.load(kv_lens + row)
-    begin, length = _shares(kv_len, SHARES, WINDOW, BLOCK_N)
+    begin, length = _shares(kv_len, shares, WINDOW, BLOCK_N)
     first = begin + share * length
-    if SHARES > 1 and first >= kv_len:
+    if tops is not None and first >= kv_len:
         return
     GROUP: tl.constexpr = H // G
     blocks: tl.constexpr = tl.cdiv(GROUP, BLOCK_M)
@@ -206,8 +206,8 @@ def _decode(
         scale, G, D, FIRST, WIDTH, REST_WIDTH, LATENT, PAGE_SIZE, WINDOW, SOFTCAP, BLOCK_N, True,
     )  # fmt: skip
     at = token * H + head
-    if SHARES > 1:
-        at = (row * H + head) * SHARES + share
+    if tops is not None:
+        at = (row * H + head) * shares + share
         tl.store(tops + at, top, mask=valid)
         tl.store(totals + at, total, mask=valid)
     else:
@@ -218,7 +218,7 @@ def _decode(
     store(out, at * VALUE_DIM, valid, acc, rest_acc, D, FIRST, WIDTH, REST_WIDTH, LATENT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shares"])
 def _combine(
     sums,
     tops,
@@ -226,10 +226,10 @@ def _combine(
     kv_lens,
     row_starts,
     out,
+    shares,
     H: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     WINDOW: tl.constexpr,
-    SHARES: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
@@ -239,10 +239,10 @@ def _combine(
     if token < 0:
         return
     kv_len = tl.load(kv_lens + row)
-    begin, length = _shares(kv_len, SHARES, WINDOW, BLOCK_N)
-    share = tl.arange(0, SHARES)
-    used = begin + share * length < kv_len
-    at = (row * H + head) * SHARES + share
+    begin, length = _shares(kv_len, shares, WINDOW, BLOCK_N)
+    share = tl.arange(0, MOST_SHARES)
+    used = (share < shares) & (begin + share * length < kv_len)
+    at = (row * H + head) * shares + share
     top = tl.load(tops + at, mask=used, other=LOWEST)
     total = tl.load(totals + at, mask=used, other=0.0)
     weight = tl.exp2(top - tl.max(top, 0))
@@ -264,12 +264,11 @@ def _variants(
     given: tuple[str, ...] = (),
     latent: int = 0,
 ) -> Iterator[Variant]:
-    """As launched with histories in eight shares; `heads` are H, G and D."""
+    """As launched with histories in several shares; `heads` are H, G and D."""
     num_heads, kv_heads, dim = heads
     types = {"keys": kind, "values": kind, "out": "*fp32", "tops": "*fp32", "totals": "*fp32"}
     types["row_starts"] = "*i32"
     constants = head_constants((1, num_heads, dim), (1, 16, kv_heads, dim), scoring, latent)
-    constants["SHARES"] = 8
     for archs, card in cards_of(kind):
         group, itemsize = num_heads // kv_heads, 2 if kind == "*bf16" else 1
         tiles = decode_tiles(group, dim, itemsize, card, latent)
@@ -295,7 +294,7 @@ VARIANTS = (
         "combine",
         _combine,
         {"sums": "*fp32", "tops": "*fp32", "totals": "*fp32", "out": "*bf16"}
-        | {"kv_lens": "*i32", "row_starts": "*i32"},
-        {"H": 32, "VALUE_DIM": 128, "WINDOW": 0, "SHARES": 64, "BLOCK_N": 64, "WIDTH": 128},
+        | {"kv_lens": "*i32", "row_starts": "*i32", "shares": "i32"},
+        {"H": 32, "VALUE_DIM": 128, "WINDOW": 0, "BLOCK_N": 64, "WIDTH": 128},
     ),
 )
