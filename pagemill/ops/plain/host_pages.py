@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pagemill.ops.plain.pinned import pinned
+
 
 class TensorPages:
     """Pages of a cache of `LayerCache`s, and as many places as `nbytes` hold."""
@@ -22,12 +24,9 @@ class TensorPages:
         self._tensors = list(_tensors(kv))  # each (pages, ...)
         self._sizes = [tensor[0].nbytes for tensor in self._tensors]
         self._device = self._tensors[0].device
-        self.num_places = nbytes // sum(self._sizes)
-        self._places = torch.empty(
-            (self.num_places, sum(self._sizes)),
-            dtype=torch.uint8,
-            pin_memory=self._device.type == "cuda",
-        )
+        of_page = sum(self._sizes)
+        self.num_places = nbytes // of_page
+        self._places = pinned(self.num_places * of_page, self._device).view(-1, of_page)
 
     def copy_out(self, pages: list[int], places: list[int]) -> None:
         with torch.inference_mode():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pagemill.ops.interface import Array, Step
+from pagemill.ops.plain.pinned import pinned
 
 _SETS = 2
 
@@ -44,11 +45,8 @@ class CudaTransfers:
         self._stream: Any = torch.cuda.Stream(device)
 
     def keep(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.contiguous()
-        # Registered rather than allocated as pinned: that would round up to powers of two.
-        status = torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)
-        torch.cuda.check_error(int(status))
-        return tensor
+        here = pinned(tensor.nbytes, self._device).view(tensor.dtype).view(tensor.shape)
+        return here.copy_(tensor)
 
     def begin(self, pairs: list[tuple[Tensor, Tensor]]) -> Callable[[], None]:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
