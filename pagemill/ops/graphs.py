@@ -45,17 +45,19 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = torch.cuda.graph_pool_handle()
+        # One for all: libraries keep scratch memory, up to 32 MiB, for each stream they have seen.
+        self._stream: Any = torch.cuda.Stream(device)
 
     def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        # A rehearsal compiles kernels and makes libraries' handles: neither can be captured.
-        current, side = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        current, graph = torch.cuda.current_stream(self._device), torch.cuda.CUDAGraph()
+        self._stream.wait_stream(current)
+        # Around both: a capture that fails would leave its stream the current one.
+        with torch.cuda.stream(self._stream):
+            # A rehearsal compiles kernels and makes libraries' handles: neither can be captured.
             run()
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            result = run()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                result = run()
+        current.wait_stream(self._stream)
         return graph.replay, result
 
 
