@@ -35,7 +35,8 @@ class DeviceMemory(Protocol):
         ...
 
     def peak(self, run: Callable[[], object]) -> int:
-        """The most that is in use while `run` runs, beyond what was before."""
+        """The most that is in use while `run` runs, beyond what was before. What is kept for later
+        use is given back first, so afterwards it is what `run` has left."""
         ...
 
 
@@ -54,8 +55,8 @@ class Network:
 def fitted(plan: EnginePlan, network: Network, memory: DeviceMemory) -> EnginePlan:
     """`plan` with the pages that fit, and the longest context that they hold. ConfigError for what
     was asked for and does not fit."""
-    step_bytes, graph_bytes = _rehearse(plan, network, memory)
     page_bytes = _page_bytes(network, memory)
+    step_bytes, graph_bytes = _rehearse(plan, network, memory, page_bytes)
     spared = int((1 - plan.gpu_memory_utilization) * memory.total)
     room = max(0, memory.free - spared - graph_bytes)
     _log.info(
@@ -82,17 +83,22 @@ def fitted(plan: EnginePlan, network: Network, memory: DeviceMemory) -> EnginePl
     )
 
 
-def _rehearse(plan: EnginePlan, network: Network, memory: DeviceMemory) -> tuple[int, int]:
+def _rehearse(
+    plan: EnginePlan, network: Network, memory: DeviceMemory, page_bytes: int
+) -> tuple[int, int]:
     """What the largest step takes, and what the largest captured one will take."""
     length = plan.asked_model_len or network.context_length
+    if page_bytes and not plan.asked_model_len:  # tables of positions need not reach further
+        length = min(length, max(plan.page_size, memory.free // page_bytes * plan.page_size))
     kv = network.new_kv(1)
     largest = largest_step(plan, length, network)
-    step_bytes = memory.peak(lambda: _run(network, kv, largest))
-    if not network.captures:
-        return step_bytes, 0
-    rows = [1] * plan.max_num_seqs
-    decode = _step(rows, rows, length, plan)
-    return step_bytes, memory.peak(lambda: network.compiled(decode, kv))
+    _run(network, kv, largest)  # what is made once and stays is no part of a step
+    graph_bytes = 0
+    if network.captures:
+        rows = [1] * plan.max_num_seqs
+        decode = _step(rows, rows, length, plan)
+        graph_bytes = memory.peak(lambda: network.compiled(decode, kv))
+    return memory.peak(lambda: _run(network, kv, largest)), graph_bytes
 
 
 def largest_step(plan: EnginePlan, length: int, network: Network) -> Step:

@@ -37,7 +37,7 @@ class FakeMemory:
         self._kept = max(self._kept, self._now)
 
     def peak(self, run: Callable[[], object]) -> int:
-        self._now = self._most = 0
+        self._now = self._most = self._kept = 0
         run()
         self._now = 0
         return self._most
@@ -49,8 +49,11 @@ class FakeNetwork(GreedyOps):
     def __init__(self, memory: FakeMemory) -> None:
         self.memory = memory
         self.steps: list[Step] = []
+        self.rebuilt = 0  # by the first step, and what was there before given back
 
     def __call__(self, step: Step, kv: Any) -> Float32:
+        if not self.steps:
+            self.memory.take(self.rebuilt)
         self.steps.append(step)
         self.memory.take(TOKEN * len(step.token_ids))
         return np.zeros((len(step.out_rows), 8), np.float32)
@@ -70,18 +73,21 @@ def plan_of(**changes: Any) -> EnginePlan:
 
 
 def measured(
-    plan: EnginePlan, total: int = 2000, taken: int = 400, *, captures: bool = False, pooled=False
+    plan: EnginePlan, total: int = 2000, taken: int = 400, rebuilt: int = 0, **how: Any
 ) -> tuple[EnginePlan, FakeNetwork]:
-    """Of a device of `total` MiB, of which weights take `taken`."""
+    """Of a device of `total` MiB, of which weights take `taken`, and `rebuilt` of them once more
+    with the first step."""
     memory = FakeMemory(total * MIB, taken * MIB)
     network = FakeNetwork(memory)
-    described = Network(network, network, network.new_kv, 4096, pooled, captures)  # type: ignore[arg-type]
+    network.rebuilt = rebuilt * MIB
+    how = {"context_length": 4096, "pooled": False, "captures": False} | how
+    described = Network(network, network, network.new_kv, **how)  # type: ignore[arg-type]
     return fitted(plan, described, memory), network
 
 
 def test_pages_take_what_the_largest_step_leaves() -> None:
     made, network = measured(plan_of())
-    (step,) = network.steps
+    _, step = network.steps
     assert (len(step.token_ids), len(step.out_rows)) == (64, 8)
     left = 2000 - 400 - (64 * 3 + 8 * 2) - 200  # a tenth of the device is spared
     assert (made.num_pages, made.kv_bytes) == (left, left * PAGE)
@@ -101,6 +107,21 @@ def test_captured_steps_have_memory_of_their_own() -> None:
     decode = network.steps[1]
     assert len(decode.token_ids) == len(decode.out_rows) == len(decode.kv_lens) == 8
     assert plain.num_pages - made.num_pages == 8 * 3
+
+
+def test_weights_that_the_first_step_puts_together_leave_their_memory_to_pages() -> None:
+    """Torch keeps what they were before, and would count it as taken."""
+    plain, _ = measured(plan_of())
+    assert measured(plan_of(), rebuilt=900)[0] == plain
+    captured, _ = measured(plan_of(), captures=True)
+    assert measured(plan_of(), rebuilt=900, captures=True)[0] == captured
+
+
+def test_no_step_is_tried_that_is_longer_than_there_can_be_pages_for() -> None:
+    """Its tables of positions would take more than the device has."""
+    made, network = measured(plan_of(), context_length=10_000_000)
+    longest = int(max(step.kv_lens.max() for step in network.steps))
+    assert made.max_model_len <= longest <= (2000 - 400) * 16
 
 
 def test_what_was_asked_for_is_honoured() -> None:
@@ -143,7 +164,7 @@ def test_the_largest_step_is_as_large_as_a_plan_allows() -> None:
 
 def test_texts_that_are_pooled_are_whole() -> None:
     made, network = measured(plan_of(asked_model_len=40), pooled=True)
-    (step,) = network.steps
+    _, step = network.steps
     assert np.diff(step.row_starts).tolist() == [40] and step.out_rows.tolist() == [39]
     assert step.token_types is not None
     assert made.max_model_len == 40

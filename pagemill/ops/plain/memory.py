@@ -24,6 +24,7 @@ class CudaMemory:
 
     def peak(self, run: Callable[[], object]) -> int:
         torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
         kept = run()
