@@ -43,6 +43,7 @@ if _HAS_TRITON:
     from pagemill.ops.products import with_kernels
     from pagemill.ops.triton import gates, grouped, lora, norms, rope_cache
     from pagemill.ops.triton import sampling as choosing
+    from pagemill.ops.triton.card import runs_kernels
     from pagemill.ops.triton.decode import paged_decode
     from pagemill.ops.triton.prefill import paged_prefill
     from pagemill.ops.triton.routing import route
@@ -57,11 +58,12 @@ class CudaOps(PlainOps):
     def __init__(
         self, device: str, dtype: torch.dtype, kv_dtype: str = "auto", kernels: bool | None = None
     ) -> None:
-        """`kernels`: whether they run, unless given where there is a card. (In Triton's interpreter
-        they run anywhere, slowly.)"""
+        """`kernels`: whether they run, unless given where a card takes them. (In Triton's
+        interpreter they run anywhere, slowly.) Unsupported where it should and cannot."""
         super().__init__(device, dtype, kv_dtype)
-        on_card = self.device.type == "cuda"
-        self.has_kernels = _HAS_TRITON and (on_card if kernels is None else kernels)
+        self.has_kernels = _HAS_TRITON and (
+            runs_kernels(self.device) if kernels is None else kernels
+        )
         self.choices = Choices(self.device)
         # By the first of those that were put together, which keeps its number while it is here.
         self._experts: dict[int, tuple[Matrix, Experts | None]] = {}

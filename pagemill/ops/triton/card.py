@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from functools import cache
 from typing import NamedTuple
 
 import torch
+import triton
 
+from pagemill.errors import Unsupported
+
+_OLDEST = (8, 0)  # compute capability: Triton supports no card before Ampere
 _HOPPER, _SMALL_BLACKWELL = (9, 0), (12, 0)
 
 
@@ -35,3 +40,21 @@ def card_of(device: torch.device) -> Card:
     # Where a program may ask for more than it is given, that is told apart.
     shared = getattr(said, "shared_memory_per_block_optin", said.shared_memory_per_block)
     return Card(int(said.multi_processor_count), int(shared), wide)
+
+
+def runs_kernels(device: torch.device) -> bool:
+    """Whether kernels can be launched there. Unsupported where only Triton's own needs are missing:
+    a backend that were silently many times slower would help nobody."""
+    if device.type != "cuda":
+        return False
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST:
+        return False
+    try:
+        triton.runtime.driver.active.utils  # noqa: B018 - compiles what calls the driver
+    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+        raise Unsupported(
+            f"Triton cannot be used here ({str(error)[:200]}): it needs a C compiler, Python's "
+            "headers (of Debian gcc and python3-dev) and a folder to write to (TRITON_CACHE_DIR); "
+            f"--backend torch --device {device} computes without it, slower"
+        ) from error
+    return True

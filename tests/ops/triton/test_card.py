@@ -1,11 +1,14 @@
 """What kernels are told of a card: not every one has what a Hopper has."""
 
+import subprocess
 from types import SimpleNamespace
 
 import pytest
 import torch
+from triton.runtime.driver import driver
 
-from pagemill.ops.triton.card import LARGE, SMALL, Card, card_of
+from pagemill.errors import Unsupported
+from pagemill.ops.triton.card import LARGE, SMALL, Card, card_of, runs_kernels
 from pagemill.ops.triton.decode import decode_tiles
 from pagemill.ops.triton.prefill import prefill_tiles
 
@@ -51,3 +54,33 @@ def test_tiles_fit_the_memory_of_small_cards(dim: int, latent: int, itemsize: in
             for queries, tokens, _, num_stages in tiles:
                 on_their_way = num_stages // 2 * tokens * token_bytes
                 assert 2 * queries * dim + on_their_way < card.shared
+
+
+class Driver:
+    """Triton's, which finds no compiler until there is one."""
+
+    def __init__(self, found: bool) -> None:
+        self._found = found
+
+    @property
+    def utils(self) -> object:
+        if not self._found:
+            raise subprocess.CalledProcessError(1, ["gcc", "driver.c"])
+        return object()
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (12, 1)])
+def test_old_cards_compute_without_kernels(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(driver, "_active", Driver(found=True))
+    assert runs_kernels(torch.device("cuda", 0)) == (capability >= (8, 0))
+    assert not runs_kernels(torch.device("cpu"))
+
+
+def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(driver, "_active", Driver(found=False))
+    with pytest.raises(Unsupported, match=r"gcc.*python3-dev.*--backend torch --device cuda:1"):
+        runs_kernels(torch.device("cuda", 1))
