@@ -135,7 +135,7 @@ class DeepSeek2(Llama):
 
     def new_kv(self, num_pages: int, page_size: int, num_slots: int = 0) -> Array:
         w = self.widths
-        return self.ops.new_kv(len(self.layers), num_pages, page_size, 1, w.latent + w.rope)
+        return self.ops.new_kv(len(self.layers), num_pages, page_size, 1, w.latent + w.rope, True)
 
 
 def _stretch(keys: Keys) -> float:

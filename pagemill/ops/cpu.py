@@ -112,7 +112,15 @@ class CpuOps(Alone):
     def vector(self, values: Float32) -> Array:
         return _native.vector(np.ascontiguousarray(values, np.float32))
 
-    def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Cache:
+    def new_kv(
+        self,
+        layers: int,
+        num_pages: int,
+        page_size: int,
+        heads: int,
+        dim: int,
+        latent: bool = False,
+    ) -> Cache:
         return Cache(_native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype))
 
     def new_state(self, layers: int, slots: int, size: int) -> Cache:

@@ -185,8 +185,12 @@ class Ops(Protocol):
         """Take over a norm weight or bias, kept as float32."""
         ...
 
-    def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Array:
-        """Pages for keys and values of all layers, zeroed. `kv[layer]` is passed to `attention`."""
+    def new_kv(
+        self, layers: int, num_pages: int, page_size: int, heads: int, dim: int,
+        latent: bool = False,
+    ) -> Array:  # fmt: skip
+        """Pages for keys and values of all layers, zeroed. `kv[layer]` is passed to `attention`, or
+        if `latent` to `latent_attention`, whose values are a part of its keys."""
         ...
 
     def new_state(self, layers: int, slots: int, size: int) -> Array:
@@ -283,7 +287,7 @@ class Ops(Protocol):
         """Attention over compressed keys and values (DeepSeek-V2, 2024): store latent (T, L) and
         k_rope (T, R), which all heads share, then attend causally with scores
         (q (T, H, L) latent + q_rope (T, H, R) k_rope) * scale and values latent -> (T, H, L).
-        `kv` was made by `new_kv` with one head of L + R."""
+        `kv` was made by `new_kv`, latent, with one head of L + R."""
         ...
 
     def dense_attention(self, q: Array, k: Array, v: Array, step: Step, scoring: Scoring) -> Array:

@@ -176,7 +176,15 @@ class OutlineOps(CpuOps):
         self._vectors += 4 * len(values)
         return values.tolist()
 
-    def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Any:
+    def new_kv(
+        self,
+        layers: int,
+        num_pages: int,
+        page_size: int,
+        heads: int,
+        dim: int,
+        latent: bool = False,
+    ) -> Any:
         self._head_dim = max(self._head_dim, dim)
         self._kv_bytes += layers * _native.kv_token_bytes(heads, dim, self.kv_dtype)
         return _Cache()

@@ -76,7 +76,10 @@ class ReferenceOps(Alone, LowRankSums, Recurrence):
     def vector(self, values: Float32) -> Float32:
         return np.array(values, np.float32)
 
-    def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Float32:
+    def new_kv(
+        self, layers: int, num_pages: int, page_size: int, heads: int, dim: int,
+        latent: bool = False,
+    ) -> Float32:  # fmt: skip
         """(layers, keys and values, slots, G, D)"""
         return np.zeros((layers, 2, num_pages * page_size, heads, dim), np.float32)
 

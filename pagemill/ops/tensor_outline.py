@@ -88,9 +88,17 @@ class TensorOutline(Alone):
         self.vector_bytes += _SINGLE * len(values)
         return values
 
-    def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Array:
+    def new_kv(
+        self,
+        layers: int,
+        num_pages: int,
+        page_size: int,
+        heads: int,
+        dim: int,
+        latent: bool = False,
+    ) -> Array:
         of_head = dim * self._of_element + self._of_vector
-        self.kv_token_bytes += layers * 2 * heads * of_head
+        self.kv_token_bytes += layers * (1 if latent else 2) * heads * of_head
         return _Layers()
 
     def new_state(self, layers: int, slots: int, size: int) -> Array:

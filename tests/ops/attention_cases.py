@@ -39,7 +39,7 @@ def _latent() -> Iterator[Case]:
             size: tuple[int, int, int] = (heads, latent, rope),
         ) -> Outputs:
             heads, latent, rope = size
-            kv, pages = ops.new_kv(2, 16, 16, 1, latent + rope), rng.permutation(16)
+            kv, pages = ops.new_kv(2, 16, 16, 1, latent + rope, True), rng.permutation(16)
             outputs: Outputs = []
             for lens, takes in (([0, 0], [37, 20]), ([37, 20], [1, 3])):
                 step = ragged_step(lens, takes, pages.astype(np.int32), 16)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ class Counting(cpu.CpuOps):  # type: ignore[misc, name-defined]
         self.weights_bytes += 4 * len(values)  # type: ignore[arg-type]
         return super().vector(values)
 
-    def new_kv(self, *sizes: int) -> object:
+    def new_kv(self, *sizes: Any) -> object:
         kv = super().new_kv(*sizes)
         self.kv_bytes += kv.nbytes
         return kv

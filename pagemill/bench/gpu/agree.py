@@ -41,7 +41,7 @@ class _Rounded:
         self._ops = ReferenceOps()
         self._kept: list[NDArray[Any]] = []
 
-    def new_kv(self, *sizes: int) -> NDArray[Any]:
+    def new_kv(self, *sizes: Any) -> NDArray[Any]:
         return self._keep(self._ops.new_kv(*sizes))
 
     def new_state(self, *sizes: int) -> NDArray[Any]:

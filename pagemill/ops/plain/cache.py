@@ -69,31 +69,40 @@ class Cache:
         return self.layers[layer]
 
 
-def new_pages(shape: tuple[int, int, int, int], device: torch.device, dtype: Any) -> LayerCache:
-    """A layer of zeros: (pages, page_size, G, D), and the page for what nobody keeps."""
-    shape = (shape[0] + 1, *shape[1:])
-    keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+def new_pages(
+    shape: tuple[int, int, int, int], device: torch.device, dtype: Any, latent: bool = False
+) -> LayerCache:
+    """A layer of zeros: (pages, page_size, G, D), and the page for what nobody keeps. If `latent`,
+    values are a part of the keys: of their own there are those of no heads."""
+    pages, page_size, heads, dim = shape
+    sizes = [(pages + 1, page_size, count) for count in (heads, 0 if latent else heads)]
     if dtype not in _LARGEST:
-        return LayerCache(keys, values)
-    scales = (torch.zeros(shape[:3], dtype=torch.float32, device=device) for _ in range(2))
-    return LayerCache(keys, values, *scales)
+        return LayerCache(
+            *(torch.zeros((*size, dim), dtype=dtype, device=device) for size in sizes)
+        )
+    # As bytes, whose zeros are the same: not every device fills floats of eight bits.
+    codes = (torch.zeros((*size, dim), dtype=torch.uint8, device=device) for size in sizes)
+    scales = (torch.zeros(size, dtype=torch.float32, device=device) for size in sizes)
+    return LayerCache(*(part.view(dtype) for part in codes), *scales)
 
 
 def _store(into: Tensor, scales: Tensor | None, slots: Tensor, x: Tensor) -> None:
-    flat = into.view(-1, *into.shape[2:])  # slot -1 is the last of the page for what nobody keeps
+    shape = (-1, *into.shape[2:])  # slot -1 is the last of the page for what nobody keeps
     if scales is None:
-        flat[slots] = x.to(into.dtype)
+        into.view(shape)[slots] = x.to(into.dtype)
         return
     largest = _LARGEST[into.dtype]
     x = x.float()
     scale = x.abs().amax(dim=-1).clamp(min=1e-30) / largest  # (T, G)
     x = (x / scale[..., None]).clamp(-largest, largest)
-    flat[slots] = (x.round() if into.dtype == torch.int8 else x).to(into.dtype)
+    codes = (x.round() if into.dtype == torch.int8 else x).to(into.dtype)
+    # As bytes: not every device can index floats of eight bits.
+    into.view(torch.uint8).view(shape)[slots] = codes.view(torch.uint8)
     scales.view(-1, scales.shape[2])[slots] = scale
 
 
 def _read(stored: Tensor, scales: Tensor | None, pages: Tensor, dtype: torch.dtype) -> Tensor:
-    x = stored[pages].flatten(1, 2)
     if scales is None:
-        return x.to(dtype)
+        return stored[pages].flatten(1, 2).to(dtype)
+    x = stored.view(torch.uint8)[pages].flatten(1, 2).view(stored.dtype)
     return (x.float() * scales[pages].flatten(1, 2)[..., None]).to(dtype)

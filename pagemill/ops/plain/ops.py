@@ -78,9 +78,17 @@ class PlainOps(Alone):
     def vector(self, values: Float32) -> Tensor:
         return torch.tensor(np.asarray(values, np.float32), device=self.device)
 
-    def new_kv(self, layers: int, num_pages: int, page_size: int, heads: int, dim: int) -> Cache:
+    def new_kv(
+        self,
+        layers: int,
+        num_pages: int,
+        page_size: int,
+        heads: int,
+        dim: int,
+        latent: bool = False,
+    ) -> Cache:
         shape = (num_pages, page_size, heads, dim)
-        return Cache([new_pages(shape, self.device, self.kv_dtype) for _ in range(layers)])
+        return Cache([new_pages(shape, self.device, self.kv_dtype, latent) for _ in range(layers)])
 
     def new_state(self, layers: int, slots: int, size: int) -> Cache:
         # One slot more: rows that only fill a batch up write to slot -1.

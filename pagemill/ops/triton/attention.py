@@ -137,8 +137,10 @@ def attention_variant(
 def stored(cache: LayerCache, latent: int) -> tuple[Tensor | None, ...]:
     """Keys, values and the scales of both, as kernels can read them. Of latent attention values are
     a part of the keys."""
-    value_scales = cache.key_scales if latent else cache.value_scales
-    return _codes(cache.keys), _codes(cache.values), cache.key_scales, value_scales
+    keys = _codes(cache.keys)
+    if latent:
+        return keys, keys, cache.key_scales, cache.key_scales
+    return keys, _codes(cache.values), cache.key_scales, cache.value_scales
 
 
 def _codes(stored: Tensor) -> Tensor:

@@ -90,6 +90,21 @@ def test_every_network(folder: Path) -> None:
         assert found == (footprint.weights_bytes, footprint.kv_token_bytes, footprint.state_bytes)
 
 
+def test_latent_attention_keeps_no_values_of_its_own() -> None:
+    """They are a part of its keys."""
+    (folder,) = (folder for folder in FOLDERS if folder.name == "deepseek2")
+    checkpoint = open_model(folder, models)
+    for kv_dtype, of_vector in (("auto", 0), ("fp8", 4)):
+        ops = PlainOps("cpu", torch.bfloat16, kv_dtype)
+        network = models.build(checkpoint.card, ops, checkpoint.source)
+        pages = network.new_kv(3, 16, 2)[0]
+        width = network.widths.latent + network.widths.rope
+        assert pages.keys.shape == (4, 16, 1, width) and not pages.values.nbytes
+        per_token = len(network.layers) * (width * pages.keys.element_size() + of_vector)
+        footprint = outlined(checkpoint, "torch", kv_dtype=kv_dtype, dtype="bfloat16")
+        assert footprint.kv_token_bytes == per_token
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4", "fp8"])
 def test_weights_that_are_converted_while_they_load(tmp_path: Path, quantization: str) -> None:
     folder = random.folder_of(tmp_path / "model", None, {}, {})
