@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from pagemill.cli import text
@@ -87,7 +88,10 @@ def plan(name: str, settings: Settings, context: int, users: int) -> tuple[str, 
         f"  available {text.size(machine.available_bytes):>9}  "
         f"of {text.size(machine.memory_bytes)} on this machine"
     )
-    lines += ["", *(_command(planned, made) if fits else _ways_out(planned, machine, made))]
+    lines += [
+        "",
+        *(_command(planned, made, settings.engine) if fits else _ways_out(planned, machine, made)),
+    ]
     return "\n".join(lines), fits
 
 
@@ -216,14 +220,33 @@ def _head(planned: Planned) -> str:
     return head
 
 
-def _command(planned: Planned, made: EnginePlan) -> list[str]:
-    if not planned.users:
-        return [f"It fits: pagemill serve {planned.name}"]
-    flags = f"--max-model-len {made.max_model_len} --max-num-seqs {made.max_num_seqs}"
-    cache = f" --kv-cache-memory {made.kv_bytes}" if made.kv_bytes else ""
-    if planned.config.kv_cache_dtype != "auto":
-        cache += f" --kv-cache-dtype {made.kv_cache_dtype}"
-    return [f"It fits: pagemill serve {planned.name} {flags}{cache}"]
+def _command(planned: Planned, made: EnginePlan, asked: EngineConfig) -> list[str]:
+    """Whatever was asked for is a flag, or `serve` would do something else."""
+    if planned.users:
+        asked = replace(
+            asked,
+            max_model_len=made.max_model_len,
+            max_num_seqs=made.max_num_seqs,
+            kv_cache_memory=made.kv_bytes,
+        )
+    return [" ".join(["It fits: pagemill serve", quote(planned.name), *_flags(asked)])]
+
+
+def _flags(config: EngineConfig) -> Iterator[str]:
+    """Settings of an engine that differ from the defaults, as `serve` takes them."""
+    from pagemill.config import all_settings
+
+    for setting in all_settings():
+        if setting.section == "engine":
+            value = getattr(config, setting.attribute)
+            if value == setting.default:
+                continue
+            if isinstance(value, bool):
+                yield setting.flag if value else f"--no-{setting.flag[2:]}"
+            elif setting.name == "kv_offload_gib":
+                yield f"{setting.flag} {value / (1 << 30):.17g}"
+            else:
+                yield f"{setting.flag} {value}"
 
 
 def _ways_out(planned: Planned, machine: Machine, made: EnginePlan) -> list[str]:

@@ -1,8 +1,10 @@
 """`pagemill plan`: what a model would take, and the ways out where that is too much."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,43 @@ def test_what_fits_comes_with_the_command(
         assert f"\n  {label} " in report
     assert "192 tokens" in report and "12 pages of 16" in report and "F32" in report
     assert "--max-model-len 64 --max-num-seqs 3 --kv-cache-memory" in report
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"backend": "torch", "device": "cpu", "dtype": "bfloat16"},
+        {"page_size": 32, "quantization": "int8", "kv_cache_dtype": "q8", "backend": "torch"},
+        {"prefix_caching": False, "enforce_eager": True, "max_num_batched_tokens": 300},
+        {"backend": "torch", "tensor_parallel_size": 2, "gpu_memory_utilization": 0.75},
+        {"backend": "reference", "kv_offload_bytes": 3 << 28},
+    ],
+)
+@pytest.mark.parametrize("context", [0, 64])
+def test_the_command_does_what_was_planned(
+    tiny_llama_path: Path,
+    settings: Settings,
+    available: Enough,
+    asked: dict[str, Any],
+    context: int,
+) -> None:
+    available(1 << 34)
+    engine = replace(settings.engine, **asked)
+    report, fits = plan(str(tiny_llama_path), replace(settings, engine=engine), context, 0)
+    words = shlex.split(report.rpartition("It fits: ")[2])
+    assert fits and words[:3] == ["pagemill", "serve", str(tiny_llama_path)]
+    flags: dict[str, Any] = {}
+    for at, word in enumerate(words[3:], 3):
+        if word.startswith("--no-"):
+            flags[word[5:]] = False
+        elif word.startswith("--"):
+            alone = words[at + 1 : at + 2] in ([], *([w] for w in words if w.startswith("--")))
+            flags[word[2:]] = True if alone else words[at + 1]
+    served = Settings.load(flags, {}, {}).engine
+    if context:
+        assert (served.max_model_len, served.max_num_seqs) == (64, 1) and served.kv_cache_memory
+        served = replace(served, max_model_len=0, max_num_seqs=0, kv_cache_memory=0)
+    assert served == engine
 
 
 def test_a_q8_cache_is_counted(
