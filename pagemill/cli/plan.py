@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pagemill.cli import text
 from pagemill.cli.models import is_file, local, remotes_of, required
+from pagemill.engine.devices import is_gpu, with_memory_of
 from pagemill.engine.plan import (
     ENGINE_BYTES,
     MAX_NUM_SEQS,
@@ -18,15 +19,15 @@ from pagemill.engine.plan import (
     estimate,
 )
 from pagemill.engine.plan import plan as resolve
-from pagemill.engine.ranks import shared
+from pagemill.engine.ranks import count, shared
 from pagemill.errors import BadModelFile, ConfigError, DownloadError
-from pagemill.types import EnginePlan, Footprint, Machine, ModelCard
+from pagemill.types import EnginePlan, Footprint, Gpu, Machine, ModelCard
 
 if TYPE_CHECKING:
     from pagemill.config import EngineConfig, Settings
 
 _HEADER_BYTES = (4 << 20, 32 << 20, 128 << 20)  # of GGUF files, whose vocabulary comes first
-_BOUNDLESS = 1 << 60  # a machine on which everything fits, to learn what it would take
+_BOUNDLESS = 1 << 60
 
 
 class _OnlySize(Exception):
@@ -61,11 +62,15 @@ class Planned:
             )
         return resolve(config, self.card, machine, self.name, self.footprint)
 
-    def needed(self, context: int, users: int) -> int:
+    def needed(self, context: int, users: int, gpus: tuple[Gpu, ...] = ()) -> int:
         """Bytes in all, whether the machine has them or not."""
-        return self.plan(
-            Machine(self.config.threads or 1, 0, _BOUNDLESS), context, users
-        ).total_bytes
+        machine = Machine(self.config.threads or 1, 0, 0, gpus)
+        return self.plan(_boundless(machine), context, users).total_bytes
+
+    def have(self, machine: Machine, device: str) -> Machine:
+        """The machine, or what it has of cards, where a plan is for those."""
+        share = self.config.gpu_memory_utilization
+        return with_memory_of(machine, device, count(self.config), share)
 
 
 def plan(name: str, settings: Settings, context: int, users: int) -> tuple[str, bool]:
@@ -79,20 +84,28 @@ def plan(name: str, settings: Settings, context: int, users: int) -> tuple[str, 
         return _estimate_report(name, known, machine)
     if not planned.config.threads:
         planned = replace(planned, config=replace(planned.config, threads=machine.cores))
-    made = planned.plan(
-        replace(machine, available_bytes=_BOUNDLESS) if context or users else machine
-    )
+    made = planned.plan(_boundless(machine) if context or users else machine)
+    there = planned.have(machine, made.device)
     lines = [_head(planned), *memory_lines(planned.card, planned.footprint, made)]
-    fits = made.total_bytes <= machine.available_bytes
+    fits = made.total_bytes <= there.available_bytes
+    where = f"on {made.device}" if is_gpu(made.device) else "on this machine"
     lines.append(
-        f"  available {text.size(machine.available_bytes):>9}  "
-        f"of {text.size(machine.memory_bytes)} on this machine"
+        f"  available {text.size(there.available_bytes):>9}  "
+        f"of {text.size(there.memory_bytes)} {where}"
     )
     lines += [
         "",
         *(_command(planned, made, settings.engine) if fits else _ways_out(planned, machine, made)),
     ]
     return "\n".join(lines), fits
+
+
+def _boundless(machine: Machine) -> Machine:
+    """On which everything fits, to learn what it would take."""
+    gpus = tuple(
+        replace(gpu, memory_bytes=_BOUNDLESS, available_bytes=_BOUNDLESS) for gpu in machine.gpus
+    )
+    return replace(machine, available_bytes=_BOUNDLESS, gpus=gpus)
 
 
 def look_up(name: str, settings: Settings, context: int, users: int) -> Planned:
@@ -251,13 +264,13 @@ def _flags(config: EngineConfig) -> Iterator[str]:
 
 def _ways_out(planned: Planned, machine: Machine, made: EnginePlan) -> list[str]:
     """The longest context and the most users that would fit, each with its setting."""
-    have = machine.available_bytes
+    have, gpus = planned.have(machine, made.device).available_bytes, machine.gpus
     context, users = made.max_model_len, made.max_num_seqs
     lines = [f"It does not fit: {text.size(made.total_bytes - have)} are missing."]
-    shorter = _most(context, lambda n: planned.needed(n, users) <= have)
+    shorter = _most(context, lambda n: planned.needed(n, users, gpus) <= have)
     if shorter >= min(SMALLEST_USEFUL_LEN, planned.card.context_length):
         lines.append(f"  --ctx {shorter}: the longest context for {users} at once")
-    fewer = _most(users, lambda n: planned.needed(context, n) <= have)
+    fewer = _most(users, lambda n: planned.needed(context, n, gpus) <= have)
     if fewer:
         lines.append(f"  --users {fewer}: the most at once with {context} tokens each")
     if len(lines) == 1:

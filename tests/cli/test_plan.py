@@ -11,7 +11,7 @@ import pytest
 from pagemill.cli.plan import look_up, plan
 from pagemill.config import Settings
 from pagemill.errors import ConfigError, UnknownModel
-from pagemill.types import Machine
+from pagemill.types import Gpu, Machine
 from tests.hub.fake import Fake, serving
 from tests.hub.hf import offer
 
@@ -85,6 +85,31 @@ def test_the_command_does_what_was_planned(
         assert (served.max_model_len, served.max_num_seqs) == (64, 1) and served.kv_cache_memory
         served = replace(served, max_model_len=0, max_num_seqs=0, kv_cache_memory=0)
     assert served == engine
+
+
+@pytest.mark.parametrize("context", [0, 64])
+def test_what_is_for_a_card_is_compared_with_its_memory(
+    tiny_llama_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    context: int,
+) -> None:
+    """Which may be more than the host has, or less."""
+    engine = replace(settings.engine, backend="cuda", device="cuda:1")
+    asked = replace(settings, engine=engine)
+
+    def on(host: int, card: int) -> tuple[str, bool]:
+        gpus = (Gpu("first", 1 << 30, 1 << 30), Gpu("second", 2 * card, card))
+        machine = Machine(cores=2, memory_bytes=2 * host, available_bytes=host, gpus=gpus)
+        monkeypatch.setattr("pagemill.machine.this_machine", lambda: machine)
+        return plan(str(tiny_llama_path), asked, context, 0)
+
+    report, fits = on(host=1 << 28, card=1 << 34)
+    assert fits and " 17.2 GB  of 34.4 GB on cuda:1\n" in report
+    assert " --backend cuda --device cuda:1 " in report
+    if context:
+        report, fits = on(host=1 << 40, card=1 << 20)
+        assert not fits and "It does not fit" in report
 
 
 def test_a_q8_cache_is_counted(
