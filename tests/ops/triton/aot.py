@@ -32,13 +32,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pagemill.ops.triton.card import LARGE, SMALL
 from pagemill.ops.triton.variants import Variant
 
 ROOT = Path(__file__).parents[3]
+_MOST_WORKERS = 4
 ARCHS = (80, 90, 100)
 # Bytes that a block may ask for: of all cards that run what is compiled for 8.0, the least.
 SHARED_LIMIT = {80: SMALL.shared, 90: LARGE.shared, 100: LARGE.shared}
@@ -65,19 +68,34 @@ def modules() -> list[str]:
     return [name for name in names if hasattr(_module(name), "VARIANTS")]
 
 
-def compile_elsewhere(module: str, archs: Sequence[int] = ARCHS) -> list[Compiled]:
-    """`compiled` in a process of its own, with nothing cached before or after."""
+def compile_elsewhere(modules: Sequence[str]) -> dict[str, list[Compiled] | str]:
+    """By module: `compiled`, or why it does not compile. In processes of their own, each with a
+    part of all variants: loading Triton takes as long as compiling a file."""
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    found: dict[str, list[Compiled] | str] = {module: [] for module in modules}
+    with ThreadPoolExecutor(workers) as pool:
+        parts = pool.map(lambda at: _elsewhere(modules, f"{at}/{workers}"), range(workers))
+    for line in (line for part in parts for line in part):
+        of_module = found[line["module"]]
+        if "error" in line:
+            found[line["module"]] = line["error"]
+        elif isinstance(of_module, list):
+            of_module.append(Compiled(**line))
+    return found
+
+
+def _elsewhere(modules: Sequence[str], part: str) -> list[dict[str, Any]]:
+    """What one process says, with nothing cached before or after."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         environment["TRITON_CACHE_DIR"] = cache
-        listed = ",".join(map(str, archs))
-        command = [sys.executable, "-m", "tests.ops.triton.aot", module, "--archs", listed]
+        command = [sys.executable, "-m", "tests.ops.triton.aot", *modules, "--part", part]
         done = subprocess.run(
             command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True
         )
     if done.returncode:
-        raise AssertionError(f"{module} does not compile:\n{done.stderr[-6000:]}")
-    return [Compiled(**json.loads(line)) for line in done.stdout.splitlines()]
+        raise AssertionError(f"compiling ended with {done.returncode}:\n{done.stderr[-6000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def compiled(module: str, variant: Variant, arch: int) -> Compiled:
@@ -142,14 +160,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="*")
     parser.add_argument("--archs", default=",".join(map(str, ARCHS)))
+    parser.add_argument("--part", default="0/1")
     asked = parser.parse_args()
     archs = {int(arch) for arch in asked.archs.split(",")}
+    part, parts = map(int, asked.part.split("/"))
+    count = 0
     for name in asked.modules or modules():
         variants = _module(name).VARIANTS  # type: ignore[attr-defined]
-        assert not specialized(variants), f"{name} specializes {specialized(variants)}"
-        for variant in variants:
-            for arch in sorted(archs & set(variant.archs)):
-                print(json.dumps(asdict(compiled(name, variant, arch))), flush=True)
+        try:
+            assert not specialized(variants), f"{name} specializes {specialized(variants)}"
+            for variant in variants:
+                for arch in sorted(archs & set(variant.archs)):
+                    count += 1
+                    if count % parts == part:
+                        print(json.dumps(asdict(compiled(name, variant, arch))), flush=True)
+        except Exception as error:  # whatever is wrong with a file, the others are compiled
+            print(json.dumps({"module": name, "error": str(error)[-6000:]}), flush=True)
 
 
 if __name__ == "__main__":

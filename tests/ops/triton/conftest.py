@@ -28,3 +28,28 @@ def _dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
 
 
 interpreter.InterpreterBuilder.create_dot = _dot
+
+
+_patch_lang, _restore = interpreter._patch_lang, interpreter._LangPatchScope.restore
+_patched: set[frozenset[int]] = set()
+
+
+def _patched_once(fn: Any) -> Any:
+    """The interpreter replaces Triton's language for every call of a function within a kernel, a
+    third of its time. Once a launch will do for functions that see the same modules of it."""
+    seen = frozenset(
+        id(value) for value in fn.__globals__.values() if value is tl or value is tl.core
+    )
+    if seen in _patched:
+        return interpreter._LangPatchScope()
+    _patched.add(seen)
+    return _patch_lang(fn)
+
+
+def _restored(self: Any) -> None:
+    """At the end of a launch."""
+    _patched.clear()
+    _restore(self)
+
+
+interpreter._patch_lang, interpreter._LangPatchScope.restore = _patched_once, _restored
