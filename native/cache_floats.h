@@ -70,31 +70,26 @@ struct Floats {
     void score_chunk(const float* q, const char* keys, const char* ahead, float* scores) const {
       constexpr int kBytes = 64 * kElement;  // of a chunk, for each two elements
       F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
-#pragma GCC unroll 8
-      for (int m = 0; m < kM; m++) even[m] = odd[m] = zero();
+      EACH (m, kM) even[m] = odd[m] = zero();
       for (int d = 0; d < dim; d += 2) {
         if (ahead)
           for (int byte = 0; byte < kBytes; byte += 64) prefetch_far(ahead + (size_t)(d / 2) * kBytes + byte);
         const F32 first = load_kv(keys + (size_t)d * kChunk * kElement),
                   second = load_kv(keys + (size_t)(d + 1) * kChunk * kElement);
-#pragma GCC unroll 8
-        for (int m = 0; m < kM; m++) {
+        EACH (m, kM) {
           even[m] = fma(first, splat(q[m * dim + d]), even[m]);
           odd[m] = fma(second, splat(q[m * dim + d + 1]), odd[m]);
         }
       }
-#pragma GCC unroll 8
-      for (int m = 0; m < kM; m++) store(scores + m * kSegment, add(even[m], odd[m]));
+      EACH (m, kM) store(scores + m * kSegment, add(even[m], odd[m]));
     }
 
     // Weighted sums for kR rows, 16 * kV elements of the head at a time.
     template <int kR, int kV>
     void weigh_some(const Run& run, const Run& soon, int d, bool fresh, const float* w, float* out) const {
       F32 sums[kR][kV];
-#pragma GCC unroll 8
-      for (int m = 0; m < kR; m++)
-#pragma GCC unroll 8
-        for (int v = 0; v < kV; v++) sums[m][v] = fresh ? zero() : load(out + m * dim + d + 16 * v);
+      EACH (m, kR)
+        EACH (v, kV) sums[m][v] = fresh ? zero() : load(out + m * dim + d + 16 * v);
       for (int t = 0; t < run.tokens; t += kChunk) {
         const char* values = run[t / kChunk] + ((size_t)dim * kChunk + d) * kElement;
         const int n = run.tokens - t < kChunk ? run.tokens - t : kChunk;
@@ -104,20 +99,15 @@ struct Floats {
             for (int byte = 0; byte < kV * 32 * kElement; byte += 64)
               prefetch_far(ask + (size_t)2 * kElement * (i * dim + d) + byte);
           F32 value[kV];
-#pragma GCC unroll 8
-          for (int v = 0; v < kV; v++) value[v] = load_kv(values + (size_t)(i * dim + 16 * v) * kElement);
-#pragma GCC unroll 8
-          for (int m = 0; m < kR; m++) {
+          EACH (v, kV) value[v] = load_kv(values + (size_t)(i * dim + 16 * v) * kElement);
+          EACH (m, kR) {
             const F32 weight = splat(w[m * kSegment + t + i]);
-#pragma GCC unroll 8
-            for (int v = 0; v < kV; v++) sums[m][v] = fma(value[v], weight, sums[m][v]);
+            EACH (v, kV) sums[m][v] = fma(value[v], weight, sums[m][v]);
           }
         }
       }
-#pragma GCC unroll 8
-      for (int m = 0; m < kR; m++)
-#pragma GCC unroll 8
-        for (int v = 0; v < kV; v++) store(out + m * dim + d + 16 * v, sums[m][v]);
+      EACH (m, kR)
+        EACH (v, kV) store(out + m * dim + d + 16 * v, sums[m][v]);
     }
 
     int dim, head_dim;

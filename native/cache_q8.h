@@ -107,13 +107,11 @@ struct Q8 {
     void score_chunk(int row, const char* keys, float* scores) const {
       const uint16_t* key_scales = (const uint16_t*)(keys + key_scales_at(dim));
       F32 sums[kM];
-#pragma GCC unroll 8
-      for (int m = 0; m < kM; m++) sums[m] = zero();
+      EACH (m, kM) sums[m] = zero();
       int g = 0;
       for (; (g + 1) * kKeyGroup <= dim; g++) score_group<kM, kKeyGroup / 4>(row, keys, g, key_scales, sums);
       if (dim % kKeyGroup) score_group<kM, kKeyGroup / 8>(row, keys, g, key_scales, sums);
-#pragma GCC unroll 8
-      for (int m = 0; m < kM; m++) store(scores + m * kSegment, sums[m]);
+      EACH (m, kM) store(scores + m * kSegment, sums[m]);
     }
 
     template <int kM, int kLines>
@@ -122,21 +120,16 @@ struct Q8 {
       const uint8_t* codes = (const uint8_t*)keys + (size_t)g * kKeyGroup * kChunk;
       const ActivationGroup* group[kM * kPlanes];
       I32 dots[kM * kPlanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kM * kPlanes; i++) {
+      EACH (i, kM * kPlanes) {
         group[i] = q.of + (row * kPlanes + i) * q.groups + g;
         dots[i] = start_of<1, kZero>(*group[i], 0);
       }
-#pragma GCC unroll 8
-      for (int line = 0; line < kLines; line++) {
+      EACH (line, kLines) {
         const Bytes four = load_bytes(codes + line * kLine);
-#pragma GCC unroll 16
-        for (int i = 0; i < kM * kPlanes; i++)
-          dots[i] = dot_q8(dots[i], four, splat_bytes(group[i]->q + 4 * line));
+        EACH (i, kM * kPlanes) dots[i] = dot_q8(dots[i], four, splat_bytes(group[i]->q + 4 * line));
       }
       const F32 scale = load_half(key_scales + g * kChunk);
-#pragma GCC unroll 8
-      for (int m = 0; m < kM; m++) {
+      EACH (m, kM) {
         const int i = m * kPlanes;
         const F32 high = mul(to_float(dots[i]), splat(group[i]->scale));
         sums[m] = fma(fma(to_float(dots[i + 1]), splat(group[i + 1]->scale), high), scale, sums[m]);
@@ -164,41 +157,27 @@ struct Q8 {
     // Sums of both planes for kR rows, 16 * kV elements of the head at a time.
     template <int kR, int kV>
     void weigh_some(const Run& run, const Run& soon, int d, bool fresh, const int8_t* w, float* out) const {
-      F32 sums[kR * kPlanes][kV];
-      unroll<0, kR * kPlanes>([&](auto r) PAGEMILL_INLINE {
-        unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
-          sums[r.value][v.value] = fresh ? zero() : load(out + r.value * kValueGroup + d + 16 * v.value);
-        });
-      });
+      constexpr int kSums = kR * kPlanes;
+      F32 sums[kSums][kV];
+      EACH (r, kSums)
+        EACH (v, kV) sums[r][v] = fresh ? zero() : load(out + r * kValueGroup + d + 16 * v);
       for (int t = 0; t < run.tokens; t += kChunk) {
         const uint8_t* values = (const uint8_t*)run[t / kChunk] + values_at(dim) + (size_t)d * 4;
         if (const char* next = soon.of(t / kChunk)) ask(next, 0, values_at(dim));
-        I32 dots[kR * kPlanes][kV];
-        unroll<0, kChunk / 4>([&](auto i) PAGEMILL_INLINE {
+        I32 dots[kSums][kV];
+        EACH (i, kChunk / 4) {
           Bytes value[kV];
-          unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
-            value[v.value] = load_bytes(values + (size_t)i.value * 4 * dim + 64 * v.value);
-          });
-          unroll<0, kR * kPlanes>([&](auto r) PAGEMILL_INLINE {
-            const Bytes weight = splat_bytes(w + r.value * kSegment + t + 4 * i.value);
-            unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
-              I32& dot = dots[r.value][v.value];
-              dot = dot_small(i.value ? dot : int_zero(), weight, value[v.value]);
-            });
-          });
-        });
-        unroll<0, kR * kPlanes>([&](auto r) PAGEMILL_INLINE {
-          unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
-            F32& sum = sums[r.value][v.value];
-            sum = add(sum, to_float(dots[r.value][v.value]));
-          });
-        });
+          EACH (v, kV) value[v] = load_bytes(values + (size_t)i * 4 * dim + 64 * v);
+          EACH (r, kSums) {
+            const Bytes weight = splat_bytes(w + r * kSegment + t + 4 * i);
+            EACH (v, kV) dots[r][v] = dot_small(i ? dots[r][v] : int_zero(), weight, value[v]);
+          }
+        }
+        EACH (r, kSums)
+          EACH (v, kV) sums[r][v] = add(sums[r][v], to_float(dots[r][v]));
       }
-      unroll<0, kR * kPlanes>([&](auto r) PAGEMILL_INLINE {
-        unroll<0, kV>([&](auto v) PAGEMILL_INLINE {
-          store(out + r.value * kValueGroup + d + 16 * v.value, sums[r.value][v.value]);
-        });
-      });
+      EACH (r, kSums)
+        EACH (v, kV) store(out + r * kValueGroup + d + 16 * v, sums[r][v]);
     }
 
     int dim, head_dim;

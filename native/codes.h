@@ -2,25 +2,10 @@
 #pragma once
 
 #include "kernels.h"
-
-#define PAGEMILL_INLINE __attribute__((always_inline))
+#include "unroll.h"
 
 namespace pagemill {
 namespace {
-
-template <int kValue>
-struct Index {
-  static constexpr int value = kValue;
-};
-
-// Calls f(Index<kFrom>), ..., f(Index<kTo - 1>).
-template <int kFrom, int kTo, class F>
-PAGEMILL_INLINE inline void unroll(F&& f) {
-  if constexpr (kFrom < kTo) {
-    f(Index<kFrom>());
-    unroll<kFrom + 1, kTo>(f);
-  }
-}
 
 // A tile's chunk of `groups` groups. Codes come out as they are packed, those of a table as its values.
 template <Kind kKind>

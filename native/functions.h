@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "unroll.h"
 
 namespace pagemill {
 namespace {

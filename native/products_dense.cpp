@@ -18,17 +18,13 @@ void dense_rows(const PackedWeight& w, const float* x, size_t x_stride, int row,
                 size_t y_stride) {
   for (; rows >= kR; rows -= kR, row += kR) {
     F32 sums[kR];
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; r++) sums[r] = zero();
+    EACH (r, kR) sums[r] = zero();
     const float* at = x + row * x_stride;
     for (int k = 0; k < w.k; k++) {
       const F32 column = load_dense<kKind>(w.data, ((size_t)tile * w.k + k) * kTile);
-#pragma GCC unroll 16
-      for (int r = 0; r < kR; r++) sums[r] = fma(column, splat(at[r * x_stride + k]), sums[r]);
+      EACH (r, kR) sums[r] = fma(column, splat(at[r * x_stride + k]), sums[r]);
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; r++)
-      store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
+    EACH (r, kR) store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
   }
   if constexpr (kR > 1)
     if (rows) dense_rows<kKind, kR - 1>(w, x, x_stride, row, rows, tile, y, y_stride);

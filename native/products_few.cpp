@@ -21,54 +21,46 @@ void block(const PackedWeight& w, const Activation& a, int row, int tile, float*
     const int count = groups - first < kChunkGroups ? (int)(groups - first) : kChunkGroups;
     const Chunk<kKind> chunk(w, data, count);
     data += kLayout.chunk_bytes(count);
-    if (first % kSpanGroups == 0) unroll<0, kR>([&](auto r) PAGEMILL_INLINE { part[r.value] = zero(); });
+    if (first % kSpanGroups == 0)
+      EACH (r, kR) part[r] = zero();
     for (int g = 0; g < count; g++) {
       chunk.template fetch<false>(g, kAhead);
       const ActivationGroup* group = of + first + g;
       I32 dots[kVectors][kHalves];
-      unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE {
-        unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE {
-          dots[v.value][half.value] = start_of<kHalves, kZero>(group[v.value * groups], half.value);
-        });
-      });
+      EACH (v, kVectors)
+        EACH (half, kHalves) dots[v][half] = start_of<kHalves, kZero>(group[v * groups], half);
       unroll<0, 8>([&](auto s) PAGEMILL_INLINE {
         constexpr int kStep = decltype(s)::value, kHalf = kStep / 4 * (kHalves - 1);
         const Bytes codes = chunk.template step<kStep>(g);
-        unroll<0, kVectors>([&](auto v) PAGEMILL_INLINE {
-          I32& dot = dots[v.value][kHalf];
-          const Bytes four = splat_bytes(group[v.value * groups].q + kStep * 4);
+        EACH (v, kVectors) {
+          I32& dot = dots[v][kHalf];
+          const Bytes four = splat_bytes(group[v * groups].q + kStep * 4);
           dot = kSmall ? dot_small(dot, codes, four) : dot_q8(dot, codes, four);
-        });
+        }
       });
       F32 scales[kHalves], minimum[2];
-      unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE { scales[half.value] = chunk.scale(g, half.value); });
+      EACH (half, kHalves) scales[half] = chunk.scale(g, half);
       if constexpr (kLayout.minimum) minimum[0] = chunk.minimum(g);
       if constexpr (kLayout.minimum && kHalves == 2) minimum[1] = chunk.first_minimum(g);
-      unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-        constexpr int kFirst = decltype(r)::value * kPlanes, kLast = kFirst + kPlanes - 1;
-        F32& sum = part[r.value];
+      EACH (r, kR) {
+        const int first_plane = r * kPlanes, last = first_plane + kPlanes - 1;
         if constexpr (kLayout.minimum)
-          unroll<kFirst, kLast + 1>([&](auto v) PAGEMILL_INLINE {
-            sum = add_minimum<kHalves>(sum, minimum, group[v.value * groups]);
-          });
+          EACH (plane, kPlanes)
+            part[r] = add_minimum<kHalves>(part[r], minimum, group[(first_plane + plane) * groups]);
         if constexpr (kPlanes == 2)
-          unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE {
-            I32& dot = dots[kLast][half.value];
-            dot = int_add(shift_left<kPlaneBits>(dots[kFirst][half.value]), dot);
-          });
-        sum = add_group<num_scales(kLayout)>(sum, dots[kLast], scales, group[kLast * groups].scale);
-      });
+          EACH (half, kHalves)
+            dots[last][half] = int_add(shift_left<kPlaneBits>(dots[first_plane][half]), dots[last][half]);
+        part[r] = add_group<num_scales(kLayout)>(part[r], dots[last], scales, group[last * groups].scale);
+      }
     }
     if (first % kSpanGroups + kChunkGroups < kSpanGroups && first + kChunkGroups < groups) continue;
-    unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-      F32 more = part[r.value];
+    EACH (r, kR) {
+      F32 more = part[r];
       if constexpr (num_scales(kLayout) == 0) more = mul(more, chunk.d);
-      sums[r.value] = first < kSpanGroups ? more : add(sums[r.value], more);
-    });
+      sums[r] = first < kSpanGroups ? more : add(sums[r], more);
+    }
   }
-  unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-    store_tile(y + (row + r.value) * y_stride + tile * kTile, sums[r.value], w.n - tile * kTile);
-  });
+  EACH (r, kR) store_tile(y + (row + r) * y_stride + tile * kTile, sums[r], w.n - tile * kTile);
 }
 
 // Blocks of kR rows, then of fewer.
@@ -89,7 +81,7 @@ void PAGEMILL_ISA::few_rows(const PackedWeight& w, const Activation& a, int rows
     constexpr Kind kKind = (Kind) decltype(k)::value;
     for (int tile = from; tile < to; tile++) {
       if (a.planes == 2)
-        blocks<kKind, kMost, 2>(w, a, 0, rows, tile, y, stride);
+        blocks<kKind, (kMost + 1) / 2, 2>(w, a, 0, rows, tile, y, stride);
       else
         blocks<kKind, kMost, 1>(w, a, 0, rows, tile, y, stride);
     }

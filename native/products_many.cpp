@@ -90,9 +90,8 @@ void block(const Work& m, const Source* sources, int row) {
   constexpr int kHalves = kForm.scales == 2 ? 2 : 1;
   const ActivationGroup* of = m.of + row * m.of_stride;
   F32 part[kC][kR], scales[kC][2];
-  unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-    unroll<0, kR>([&](auto r) PAGEMILL_INLINE { part[c.value][r.value] = zero(); });
-  });
+  EACH (c, kC)
+    EACH (r, kR) part[c][r] = zero();
   for (int first = 0; first < m.groups; first += kChunkGroups) {
     const int count = m.groups - first < kChunkGroups ? m.groups - first : kChunkGroups;
     const decltype(sources->chunk(0, 0)) chunks[] = {sources[0].chunk(first, count),
@@ -100,7 +99,7 @@ void block(const Work& m, const Source* sources, int row) {
     for (int g = 0; g < count; g++, of++) {
       I32 dots[kC][kR][kHalves];
       if constexpr (Source::kFetches)
-        unroll<0, kC>([&](auto c) PAGEMILL_INLINE { chunks[c.value].template fetch<true>(g, m.ahead); });
+        EACH (c, kC) chunks[c].template fetch<true>(g, m.ahead);
       const ActivationGroup* x = of;
 #pragma GCC unroll 1  // twice the code would only be slower
       for (int plane = 0; plane < kForm.planes; plane++) {
@@ -108,56 +107,46 @@ void block(const Work& m, const Source* sources, int row) {
         unroll<0, 8>([&](auto s) PAGEMILL_INLINE {
           constexpr int kStep = decltype(s)::value, kHalf = kStep / 4 * (kHalves - 1);
           if constexpr (kStep % (8 / kHalves) == 0) {
-            unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-              const I32 start = start_of<kHalves, kForm.zero>(x[r.value * m.of_stride], kHalf);
-              unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-                I32& dot = dots[c.value][r.value][kHalf];
+            EACH (r, kR) {
+              const I32 start = start_of<kHalves, kForm.zero>(x[r * m.of_stride], kHalf);
+              EACH (c, kC) {
+                I32& dot = dots[c][r][kHalf];
                 dot = plane ? int_add(shift_left<kPlaneBits>(dot), start) : start;
-              });
-            });
+              }
+            }
           }
           Bytes codes[kC];
-          unroll<0, kC>([&](auto c)
-                            PAGEMILL_INLINE { codes[c.value] = chunks[c.value].template step<kStep>(g); });
-          unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-            const Bytes four = splat_bytes(x[r.value * m.of_stride].q + kStep * 4);
-            unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-              I32& dot = dots[c.value][r.value][kHalf];
-              dot = kForm.small ? dot_small(dot, codes[c.value], four) : dot_q8(dot, codes[c.value], four);
-            });
-          });
+          EACH (c, kC) codes[c] = chunks[c].template step<kStep>(g);
+          EACH (r, kR) {
+            const Bytes four = splat_bytes(x[r * m.of_stride].q + kStep * 4);
+            EACH (c, kC) {
+              I32& dot = dots[c][r][kHalf];
+              dot = kForm.small ? dot_small(dot, codes[c], four) : dot_q8(dot, codes[c], four);
+            }
+          }
         });
         if constexpr (kForm.minima > 0)
-          unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-            F32 minimum[2] = {chunks[c.value].minimum(g)};
-            if constexpr (kForm.minima > 1) minimum[1] = chunks[c.value].first_minimum(g);
-            unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-              F32& sum = part[c.value][r.value];
-              sum = add_minimum<kForm.minima>(sum, minimum, x[r.value * m.of_stride]);
-            });
-          });
+          EACH (c, kC) {
+            F32 minimum[2] = {chunks[c].minimum(g)};
+            if constexpr (kForm.minima > 1) minimum[1] = chunks[c].first_minimum(g);
+            EACH (r, kR) part[c][r] = add_minimum<kForm.minima>(part[c][r], minimum, x[r * m.of_stride]);
+          }
       }
-      unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-        unroll<0, kHalves>([&](auto half) PAGEMILL_INLINE {
-          scales[c.value][half.value] = chunks[c.value].scale(g, half.value);
-        });
-        unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-          F32& sum = part[c.value][r.value];
-          const float scale = x[r.value * m.of_stride].scale;
-          sum = add_group<kForm.scales>(sum, dots[c.value][r.value], scales[c.value], scale);
-        });
-      });
+      EACH (c, kC) {
+        EACH (half, kHalves) scales[c][half] = chunks[c].scale(g, half);
+        EACH (r, kR)
+          part[c][r] = add_group<kForm.scales>(part[c][r], dots[c][r], scales[c], x[r * m.of_stride].scale);
+      }
     }
   }
-  unroll<0, kC>([&](auto c) PAGEMILL_INLINE {
-    unroll<0, kR>([&](auto r) PAGEMILL_INLINE {
-      float* y = m.y + (row + r.value) * m.y_stride + c.value * kTile;
-      const int columns = m.columns - c.value * kTile;
-      F32 sum = part[c.value][r.value];
-      if constexpr (kForm.scales == 0) sum = mul(sum, scales[c.value][0]);
+  EACH (c, kC)
+    EACH (r, kR) {
+      float* y = m.y + (row + r) * m.y_stride + c * kTile;
+      const int columns = m.columns - c * kTile;
+      F32 sum = part[c][r];
+      if constexpr (kForm.scales == 0) sum = mul(sum, scales[c][0]);
       store_tile(y, m.fresh ? sum : add(load_tile(y, columns), sum), columns);
-    });
-  });
+    }
 }
 
 // A block of `size` rows, kR at most.

@@ -50,11 +50,9 @@ inline void scan_block(const ScanTask& task, const float* delta, const float* de
   F32 input[kTokens][kVectors], keep[kTokens], y[kTokens][kVectors];
   const float *b = task.b + token * task.b_stride, *c = task.c + token * task.c_stride;
   const float* x = task.x + token * task.x_stride + p;
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; t++) {
+  EACH (t, kTokens) {
     keep[t] = splat(decay[t]);
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v++) {
+    EACH (v, kVectors) {
       input[t][v] = mul(splat(delta[t]), load_first(x + t * task.x_stride + v * 16, n - v * 16));
       y[t][v] = zero();
     }
@@ -62,25 +60,19 @@ inline void scan_block(const ScanTask& task, const float* delta, const float* de
   float* s = task.after + p;
   for (int i = 0; i < task.state; i++, s += task.dim) {
     F32 value[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v++) value[v] = load_first(s + v * 16, n - v * 16);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++) {
+    EACH (v, kVectors) value[v] = load_first(s + v * 16, n - v * 16);
+    EACH (t, kTokens) {
       const F32 b_i = splat(b[t * task.b_stride + i]), c_i = splat(c[t * task.c_stride + i]);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; v++) {
+      EACH (v, kVectors) {
         value[v] = fma(input[t][v], b_i, mul(keep[t], value[v]));
         y[t][v] = fma(value[v], c_i, y[t][v]);
       }
     }
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v++) store_first(s + v * 16, value[v], n - v * 16);
+    EACH (v, kVectors) store_first(s + v * 16, value[v], n - v * 16);
   }
   float* out = task.out + token * task.out_stride + p;
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; t++)
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v++)
+  EACH (t, kTokens)
+    EACH (v, kVectors)
       store_first(out + t * task.out_stride + v * 16,
                   fma(splat(task.d), load_first(x + t * task.x_stride + v * 16, n - v * 16), y[t][v]),
                   n - v * 16);

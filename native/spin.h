@@ -2,6 +2,8 @@
 // from a few kilobytes that stay in the nearest cache, so that no compiler finds the same product twice.
 #pragma once
 
+#include "unroll.h"
+
 namespace pagemill {
 namespace {
 
@@ -16,8 +18,7 @@ int32_t spin_int8(const uint8_t* operands, int64_t rounds) {
   for (I32& a : acc) a = int_zero();
   for (int64_t r = 0; r < rounds; r++)
     for (int v = 0; v + kDenseRows <= kSpinVectors; v += kDenseRows)
-#pragma GCC unroll 12
-      for (int j = 0; j < kDenseRows; j++) acc[j] = dot_small(acc[j], load_bytes(operands + 64 * (v + j)), x);
+      EACH (j, kDenseRows) acc[j] = dot_small(acc[j], load_bytes(operands + 64 * (v + j)), x);
   float total = 0;
   for (const I32& a : acc) total += sum(to_float(a));
   return total > 0;
@@ -30,8 +31,7 @@ int32_t spin_fp32(const float* operands, int64_t rounds) {
   for (F32& a : acc) a = zero();
   for (int64_t r = 0; r < rounds; r++)
     for (int v = 0; v + kDenseRows <= kSpinVectors; v += kDenseRows)
-#pragma GCC unroll 12
-      for (int j = 0; j < kDenseRows; j++) acc[j] = fma(load(operands + 16 * (v + j)), x, acc[j]);
+      EACH (j, kDenseRows) acc[j] = fma(load(operands + 16 * (v + j)), x, acc[j]);
   float total = 0;
   for (const F32& a : acc) total += sum(a);
   return total > 0;
