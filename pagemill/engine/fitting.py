@@ -19,6 +19,8 @@ from pagemill.types import EnginePlan, Request, SamplingParams
 
 _PROBED_PAGES = 64  # made for a moment, to learn what a page takes
 _ANY = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01)  # all that takes memory
+_GREEDY = SamplingParams(temperature=0.0)
+_DOUBLED = 7  # times, from two tokens: from 128 on prompts are long
 
 _log = logging.getLogger(__name__)
 
@@ -93,12 +95,24 @@ def _rehearse(
     kv = network.new_kv(1)
     largest = largest_step(plan, length, network)
     _run(network, kv, largest)  # what is made once and stays is no part of a step
+    if not network.pooled:
+        _warm_up(plan, network, kv, length)
     graph_bytes = 0
     if network.captures:
         rows = [1] * plan.max_num_seqs
         decode = _step(rows, rows, length, plan)
         graph_bytes = memory.peak(lambda: network.compiled(decode, kv))
     return memory.peak(lambda: _run(network, kv, largest)), graph_bytes
+
+
+def _warm_up(plan: EnginePlan, network: Network, kv: Array, length: int) -> None:
+    """Prompts of few tokens, alone and beside an answer: their kernels are others than those of
+    long ones, and made when they are first called, for which no request shall wait."""
+    most = min(plan.max_num_batched_tokens - 1, length)
+    for tokens in (2 << i for i in range(_DOUBLED)):
+        if tokens <= most:
+            _run(network, kv, _step([tokens], [tokens], length, plan), _GREEDY)
+            _run(network, kv, _step([1, tokens], [1, tokens], length, plan))
 
 
 def largest_step(plan: EnginePlan, length: int, network: Network) -> Step:
@@ -140,11 +154,11 @@ def _step(takes: list[int], sampled: list[int] | None, length: int, plan: Engine
     )
 
 
-def _run(network: Network, kv: Array, step: Step) -> Any:
+def _run(network: Network, kv: Array, step: Step, params: SamplingParams = _ANY) -> Any:
     out = network.compiled(step, kv)
     if network.pooled:
         return out
-    order = Request("", (0,), 1, _ANY)
+    order = Request("", (0,), 1, params)
     states = [SamplingState(order)] * len(step.out_rows)
     return network.ops.sample(out, Sampler().rows(states, np.zeros(len(states), np.int32)))
 

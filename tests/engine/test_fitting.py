@@ -49,6 +49,7 @@ class FakeNetwork(GreedyOps):
     def __init__(self, memory: FakeMemory) -> None:
         self.memory = memory
         self.steps: list[Step] = []
+        self.temperatures: list[float] = []
         self.rebuilt = 0  # by the first step, and what was there before given back
 
     def __call__(self, step: Step, kv: Any) -> Float32:
@@ -60,6 +61,7 @@ class FakeNetwork(GreedyOps):
 
     def sample(self, logits: Float32, rows: SampleRows) -> Sampled:
         self.memory.take(ROW * len(logits))
+        self.temperatures.append(float(rows.temperature.max()))
         return super().sample(logits, rows)
 
     def new_kv(self, num_pages: int) -> int:
@@ -87,8 +89,8 @@ def measured(
 
 def test_pages_take_what_the_largest_step_leaves() -> None:
     made, network = measured(plan_of())
-    _, step = network.steps
-    assert (len(step.token_ids), len(step.out_rows)) == (64, 8)
+    first, *_, step = network.steps
+    assert len(first.token_ids) == len(step.token_ids) == 64 and len(step.out_rows) == 8
     left = 2000 - 400 - (64 * 3 + 8 * 2) - 200  # a tenth of the device is spared
     assert (made.num_pages, made.kv_bytes) == (left, left * PAGE)
     assert made.max_model_len == 4096
@@ -104,9 +106,19 @@ def test_a_small_device_shortens_the_context_that_nobody_asked_for() -> None:
 def test_captured_steps_have_memory_of_their_own() -> None:
     plain, _ = measured(plan_of())
     made, network = measured(plan_of(), captures=True)
-    decode = network.steps[1]
+    decode = network.steps[-2]
     assert len(decode.token_ids) == len(decode.out_rows) == len(decode.kv_lens) == 8
     assert plain.num_pages - made.num_pages == 8 * 3
+
+
+def test_short_prompts_are_tried_alone_and_beside_an_answer() -> None:
+    """Nobody's prompt waits for kernels that are made when they are first called."""
+    network = measured(plan_of())[1]
+    takes = [np.diff(step.row_starts).tolist() for step in network.steps[1:-1]]
+    assert takes == [row for n in (2, 4, 8, 16, 32) for row in ([n], [1, n])]
+    assert [temperature > 0 for temperature in network.temperatures] == [
+        *[True], *[False, True] * 5, *[True],
+    ]  # fmt: skip
 
 
 def test_weights_that_the_first_step_puts_together_leave_their_memory_to_pages() -> None:
@@ -164,7 +176,7 @@ def test_the_largest_step_is_as_large_as_a_plan_allows() -> None:
 
 def test_texts_that_are_pooled_are_whole() -> None:
     made, network = measured(plan_of(asked_model_len=40), pooled=True)
-    _, step = network.steps
+    step = network.steps[-1]
     assert np.diff(step.row_starts).tolist() == [40] and step.out_rows.tolist() == [39]
     assert step.token_types is not None
     assert made.max_model_len == 40
