@@ -71,14 +71,17 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-def fitting(tiles: Tiles, dim: int, token_bytes: int, card: Card) -> Tiles:
+def fitting(tiles: Tiles, query_bytes: int, token_bytes: int, card: Card) -> Tiles:
     """The same with as many tokens as shared memory holds of those that are on their way, beside
-    the queries. Of each token its page and its place are there, too."""
-    room = card.shared - 2 * tiles.queries * dim
-    tokens, on_their_way = tiles.tokens, max(1, tiles.num_stages // 2)
-    while tokens > _LEAST_TOKENS and on_their_way * tokens * (token_bytes + _BESIDE) > room:
-        tokens //= 2
-    return tiles._replace(tokens=tokens)
+    the queries; of small tiles fewer are. Of each token its page and its place are there, too."""
+    room = card.shared - tiles.queries * query_bytes
+    tokens, on_their_way = tiles.tokens, tiles.num_stages // 2
+    while on_their_way and on_their_way * tokens * (token_bytes + _BESIDE) > room:
+        if tokens > _LEAST_TOKENS:
+            tokens //= 2
+        else:
+            on_their_way -= 1
+    return tiles._replace(tokens=tokens, num_stages=2 * on_their_way + 1)
 
 
 def head_constants(

@@ -207,7 +207,8 @@ def product(x: Tensor, matrix: Codes, tiles: Tiles | None = None) -> Tensor:
     """x (T, K) times the matrix transposed -> (T, N), in x's type; sums are float32."""
     x = x if x.stride(1) == 1 else x.contiguous()
     (num_rows, k), (steps, n, _) = x.shape, matrix.codes.shape
-    tiles = tiles or tiles_of(num_rows, n, steps, card_of(x.device).multiprocessors)
+    there = card_of(x.device).multiprocessors
+    tiles = tiles or tiles_of(num_rows, n, steps, there, x.element_size())
     of_split = -(-steps // tiles.splits)
     splits = -(-steps // of_split)
     shape = (num_rows, n) if splits == 1 else (splits, num_rows, n)
@@ -240,10 +241,13 @@ def constants_of(x: Tensor, matrix: Codes, tiles: Tiles) -> dict[str, Any]:
     }
 
 
-def tiles_of(num_rows: int, n: int, steps: int, processors: int) -> Tiles:
+def tiles_of(num_rows: int, n: int, steps: int, processors: int, itemsize: int = 2) -> Tiles:
     """Few rows wait for memory: narrow tiles, and the inputs cut until every processor has several
     programs, each with many loads under way. Many rows wait for products: tiles as large as the
-    registers of eight warps hold, which use what they read most often."""
+    registers of eight warps hold, which use what they read most often. float32 does not use the
+    matrix units, and fills shared memory with tiles half as large."""
+    if itemsize == 4 and num_rows > FEW:
+        return Tiles(outputs=64, rows=FEW, splits=1, num_warps=4, num_stages=2)
     if num_rows > 2 * FEW:
         return Tiles(outputs=128, rows=128, splits=1, num_warps=8, num_stages=3)
     rows = next(size for size in (16, 32, 64) if num_rows <= size)

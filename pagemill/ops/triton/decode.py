@@ -46,14 +46,15 @@ TILE_BYTES = 40 << 10  # of keys and values: two on their way leave room for mor
 def decode_tiles(group: int, dim: int, itemsize: int, card: Card, latent: int = 0) -> Tiles:
     """Sizes for `group` query heads on a key/value head. The history is read once and reading it is
     all the work: tiles are as long as keeps several of them on their way."""
-    queries = min(max(16, triton.next_power_of_2(group)), 32 if latent else 64)
+    most = (32 if latent else 64) // (2 if itemsize == 4 else 1)
+    queries = min(max(16, triton.next_power_of_2(group)), most)
     token_bytes = dim * itemsize * (1 if latent else 2)
     tokens = 16
     while tokens < 64 and 2 * tokens * token_bytes <= TILE_BYTES:
         tokens *= 2
     # Tiles of eight-bit numbers are small: one more of them is on its way.
     tiles = Tiles(queries, tokens, 8 if dim > 256 else 4, num_stages=7 if itemsize == 1 else 5)
-    return fitting(tiles, dim, token_bytes, card)
+    return fitting(tiles, dim * max(2, itemsize), token_bytes, card)
 
 
 def num_shares(programs: int, max_kv_len: int, tokens: int, multiprocessors: int) -> int:

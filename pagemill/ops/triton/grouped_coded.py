@@ -36,7 +36,7 @@ def product(
     out = torch.empty((num_routes, n), dtype=x.dtype, device=x.device)
     if not num_routes:
         return out
-    tiles = tiles or tiles_for(num_routes, num_matrices, n, steps)
+    tiles = tiles or tiles_for(num_routes, num_matrices, n, steps, x.element_size())
     longer = 0 if matrices.coarse is None else matrices.coarse.shape[1]
     _product[triton.cdiv(n, tiles.outputs), routes.blocks(tiles.rows)](
         x, matrices.codes, matrices.scales, matrices.coarse, matrices.shifts,
@@ -50,9 +50,9 @@ def product(
     return out
 
 
-def tiles_for(routes: int, matrices: int, n: int, steps: int) -> Tiles:
+def tiles_for(routes: int, matrices: int, n: int, steps: int, itemsize: int = 2) -> Tiles:
     """Those of a product of as many rows as a matrix has on average."""
-    return tiles_of(triton.cdiv(routes, matrices), n, steps, 0)
+    return tiles_of(triton.cdiv(routes, matrices), n, steps, 0, itemsize)
 
 
 @triton.jit(do_not_specialize=["matrices", "steps", "groups", "longer"])

@@ -48,14 +48,15 @@ def prefill_tiles(
     whose sums fill the registers."""
     useful = max(16, triton.next_power_of_2(max_take * group))
     if itemsize == 4:
-        return Tiles(min(useful, 32), 32 if dim <= 128 else 16, num_warps=4, num_stages=1)
+        most = 32 if dim <= 256 else 16
+        return Tiles(min(useful, most), 32 if dim <= 128 else 16, num_warps=4, num_stages=1)
     if dim > 256:
         tiles = Tiles(min(useful, 32), 32, num_warps=8, num_stages=5)
     else:
         queries = min(useful, 128 if card.wide or dim <= 128 else 64)
         tokens = 64 if dim <= 128 and (card.wide or dim <= 64) else 32
         tiles = Tiles(queries, tokens, 8 if queries * dim >= 1 << 13 else 4, num_stages=5)
-    return fitting(tiles, dim, dim * itemsize * (1 if latent else 2), card)
+    return fitting(tiles, dim * itemsize, dim * itemsize * (1 if latent else 2), card)
 
 
 def paged_prefill(
