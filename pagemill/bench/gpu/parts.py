@@ -7,9 +7,13 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pagemill.bench.gpu.found import Line, append, read, rows
 from pagemill.bench.gpu.sizes import FULL, TINY
+
+if TYPE_CHECKING:
+    import torch
 
 TOTAL_S = 470.0  # all of them, and what starts and ends them
 
@@ -44,10 +48,8 @@ def carry_out_here(part: Part, device: str, tiny: bool, until: float, found: Pat
 
     from pagemill.bench.gpu.bench import Bench, Limits, carry_out
 
-    on = torch.device(device)
-    if on.type == "cuda":
-        torch.cuda.set_device(on)
-    elif tiny:
+    on = _ready(torch.device(device))
+    if on.type != "cuda" and tiny:
         torch.set_num_threads(1)  # several would only wait for each other
     limits = Limits.of(rows(line for line in read(found) if line.part == "limits"))
     bench = Bench(on, TINY if tiny else FULL, limits, until)
@@ -55,6 +57,17 @@ def carry_out_here(part: Part, device: str, tiny: bool, until: float, found: Pat
     for line in carry_out(part.name, module.tasks(bench), bench):
         append(found, line)
         print(f"  {told(line)}", file=sys.stderr, flush=True)
+
+
+def _ready(device: torch.device) -> torch.device:
+    """The device for this process. A card gets its number: torch makes none current without."""
+    import torch
+
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
 
 
 def told(line: Line) -> str:

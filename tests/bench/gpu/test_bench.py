@@ -166,3 +166,18 @@ def test_rows_alike_lie_in_pages_of_their_own() -> None:
     assert len(set(step.page_table.reshape(-1).tolist())) == 6
     assert len(set(step.slots.tolist())) == 6
     assert (step.kv_lens == 22).all() and step.out_rows.tolist() == [1, 3, 5]
+
+
+@pytest.mark.parametrize(("asked", "number"), [("cuda", 3), ("cuda:1", 1)])
+def test_a_card_without_a_number_is_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, asked: str, number: int
+) -> None:
+    """Torch makes no card current that is not named by its number."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    assert parts._ready(torch.device(asked)) == torch.device("cuda", number)
+    assert chosen == [number]
+    with pytest.raises(ValueError, match="specified index"):
+        torch.cuda.set_device(torch.device("cuda"))
+    assert parts._ready(torch.device("cpu")) == torch.device("cpu")
