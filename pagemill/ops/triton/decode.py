@@ -95,8 +95,7 @@ def paged_decode(
         out, starts = q.new_empty((rows, heads, value_dim)), None
     sums, tops, totals = out, None, None
     if shares > 1:
-        sums = q.new_empty((rows, heads, shares, value_dim), dtype=torch.float32)
-        tops, totals = q.new_empty((2, rows, heads, shares), dtype=torch.float32)
+        sums, tops, totals = _left(q, (rows, heads, shares), value_dim)
     if not rows:
         return out
     _decode[(blocks, shares, rows)](
@@ -125,6 +124,12 @@ def paged_decode(
             sums, tops, totals, step.kv_lens, starts, out, shares, **shared, WIDTH=width
         )
     return out
+
+
+def _left(q: Tensor, of: tuple[int, int, int], value_dim: int) -> tuple[Tensor, ...]:
+    """What shares leave: their sums, and what these are relative to. No parts of one tensor, so
+    that each begins aligned."""
+    return tuple(q.new_empty(size, dtype=torch.float32) for size in ((*of, value_dim), of, of))
 
 
 @triton.jit
