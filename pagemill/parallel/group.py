@@ -42,6 +42,9 @@ class Group:
         self.seat, self.device, self.dtype = seat, device, dtype
         for library in ("GLOO", "NCCL"):  # no port is open to others than this machine
             os.environ[f"{library}_SOCKET_IFNAME"] = _LOOPBACK
+        # Who is stuck is found by the supervisor of rank 0. NCCL's own watch ends the process, and
+        # asks the file in which ranks met, which is gone by then.
+        os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "0")
         self._tensor: Any = None  # the ranks of our stage
         self._together(lambda: self._join(meeting))
         self._shake_hands()
