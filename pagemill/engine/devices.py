@@ -3,6 +3,7 @@
 Standard library only. Must not know: how a device is found or used.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -20,15 +21,18 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 @dataclass(frozen=True, slots=True)
 class Habits:
     """What is planned where nobody asked: requests at once, tokens of a step, and the share of the
-    memory left that the cache may take; `fills`: it takes that share whatever is needed."""
+    memory left that the cache may take; `fills`: it takes that share whatever is needed.
+    Networks of more than `large` parameters take half as many tokens: whoever talks waits for a
+    step, and prompts gain little from longer ones."""
 
     num_seqs: int
     batched_tokens: int
     kv_share: float
     fills: bool = False
+    large: float = math.inf
 
 
-ON_HOST = Habits(num_seqs=64, batched_tokens=256, kv_share=0.4)
+ON_HOST = Habits(num_seqs=64, batched_tokens=256, kv_share=0.4, large=400e6)
 ON_GPU = Habits(num_seqs=256, batched_tokens=2048, kv_share=1.0, fills=True)
 
 

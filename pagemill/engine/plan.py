@@ -258,7 +258,8 @@ def _batching(
     """Tokens of a step, requests that may wait."""
     # More would not be faster, but others would wait longer. However many answers run, a prompt
     # must find room beside them.
-    default_tokens = max(habits.batched_tokens, 2 * max_num_seqs)
+    tokens = habits.batched_tokens // (2 if card.parameters > habits.large else 1)
+    default_tokens = max(tokens, 2 * max_num_seqs)
     default_queued = DEFAULT_QUEUED
     if card.pooling:
         default_tokens, default_queued = POOLED_BATCHED_TOKENS, POOLED_QUEUED

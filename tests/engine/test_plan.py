@@ -103,6 +103,13 @@ def test_many_sequences_leave_room_for_prompts() -> None:
     assert planned(Asked(max_num_seqs=1000)).max_num_batched_tokens == 2000
 
 
+def test_steps_of_large_networks_are_shorter_on_a_cpu() -> None:
+    large = replace(CARD, parameters=1_000_000_000)
+    assert planned(Asked(), large).max_num_batched_tokens == 128
+    assert planned(Asked(max_num_seqs=100), large).max_num_batched_tokens == 200
+    assert planned(Asked(max_num_batched_tokens=256), large).max_num_batched_tokens == 256
+
+
 def test_networks_that_pool_get_large_steps_of_many_rows() -> None:
     encoder = replace(CARD, pooling="mean", kv_elements=0, context_length=512)
     made = planned(Asked(), encoder)
