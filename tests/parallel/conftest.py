@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 INSTALLED = importlib.util.find_spec("torch") is not None
-collect_ignore = [] if INSTALLED else ["test_ahead.py", "test_failures.py", "test_networks.py"]
+NEED_TORCH = ["test_ahead.py", "test_failures.py", "test_group.py", "test_networks.py"]
+collect_ignore = [] if INSTALLED else NEED_TORCH
 
 if INSTALLED:
     from tests.parallel.ranks import Ranks
