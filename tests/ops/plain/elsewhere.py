@@ -178,6 +178,12 @@ class _Renamed(TorchFunctionMode):
 
 def _waits_for_nothing(name: str, func: Any, args: Any, kwargs: Any) -> None:
     assert name not in _ASKS, f"{name}: a number of a tensor was read"
+    sizes_are_known(func, args, kwargs)
+
+
+def sizes_are_known(func: Any, args: Any, kwargs: Any) -> None:
+    """Fails where how many numbers an operation gives depends on numbers."""
+    name = func.overloadpacket.__name__
     assert not name.startswith(_SIZES), f"{name}: the host must know how many"
     if name == "repeat_interleave":
         assert "output_size" in kwargs or func._overloadname == "self_int", name

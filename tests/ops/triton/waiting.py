@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
+from tests.ops.plain.elsewhere import sizes_are_known
+
 # Numbers on their way to the host, and arrays of the host on theirs to the card, which waits too
 # unless they are pinned.
 _MOVES = frozenset(
@@ -22,8 +24,6 @@ _MOVES = frozenset(
             "__array__", "__contains__", "tensor", "as_tensor", "equal", "allclose",
     }
 )  # fmt: skip
-_SIZES = ("nonzero", "masked_select", "unique", "_unique", "bincount", "argwhere")
-_INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")
 
 
 class Calls:
@@ -64,12 +64,7 @@ class _Dispatched(TorchDispatchMode):
 def _check(func: Any, args: Any, kwargs: Any) -> None:
     name = func.overloadpacket.__name__
     assert name != "_local_scalar_dense", "a number of a tensor was read"
-    assert not name.startswith(_SIZES), f"{name}: the host must know how many"
-    if name == "repeat_interleave":
-        assert "output_size" in kwargs or func._overloadname == "self_int", name
-    if name in _INDEXED:
-        types = {part.dtype for part in args[1] if part is not None}
-        assert not types & {torch.bool, torch.uint8}, f"{name} by a mask: how many are there?"
+    sizes_are_known(func, args, kwargs)
 
 
 @contextmanager
