@@ -16,6 +16,8 @@
 namespace pagemill {
 namespace {
 
+constexpr int kChunksAhead = 6;
+
 struct Running {  // of one row: the largest score so far and the sum of exponentials relative to it
   float top, total;
 };
@@ -132,7 +134,8 @@ class Attention {
         sums(task.scratch + num_rows * (dim + 16)),  // int8 queries of 16 elements need more than these
         part(sums + num_rows * dim),
         weights(part + num_rows * dim),
-        rows(layer, num_rows, weights, task.scratch, weights + num_rows * kSegment) {
+        rows(layer, num_rows, weights, task.scratch, weights + num_rows * kSegment),
+        asked(task.asked && one_token()) {
     each_row([&](const Sequence& s, int m) {
       rows.set_query(s.row + m,
                      s.queries->q + m / task.group * task.q_stride + (size_t)(m % task.group) * layer.dim);
@@ -148,8 +151,9 @@ class Attention {
     for (int segment = from; segment < to; segment += kSegment) {
       const int left = task.shared * kChunk - segment;
       shared = left < 0 ? 0 : left < kSegment ? left : kSegment;
-      score(segment);
-      weigh(segment, segment + kSegment < to ? sequences[0].of(layer, segment + kSegment) : next_task());
+      const Run next = segment + kSegment < to ? sequences[0].of(layer, segment + kSegment) : next_task();
+      score(segment, next);
+      weigh(segment, next);
       add_segment(segment);
     }
     each_row([&](const Sequence& s, int m) {
@@ -202,11 +206,18 @@ class Attention {
     return run;
   }
 
-  // The weights of a segment's tokens.
-  void score(int segment) {
-    const auto score_run = [&](int row, int count, const Run& run, int at, const Run& soon, bool fetch) {
+  // Whether one token attends alone. Memory is what it waits for, so each segment is asked for during all of
+  // the one before: requests that come evenly never fill the queue. For others the next chunks of the same
+  // keys are asked for.
+  bool one_token() const { return task.sequences == 1 && sequences[0].queries->count == 1; }
+
+  // The weights of a segment's tokens; what is needed `next` is asked for meanwhile.
+  void score(int segment, const Run& next) {
+    const auto score_run = [&](int row, int count, const Run& run, int at, const Run& then, bool fetch) {
+      ahead = asked ? Ahead(next, {}, 0, 1) : fetch ? Ahead(run, then, kChunksAhead, 2) : Ahead();
       in_blocks<kScoredRows>(row, count, [&](auto block, int m) {
-        rows.template score<decltype(block)::value>(m, run, soon, fetch && m == row,
+        Ahead none;
+        rows.template score<decltype(block)::value>(m, run, m == row ? ahead : none,
                                                     weights + m * kSegment + at);
       });
     };
@@ -223,13 +234,17 @@ class Attention {
     }
   }
 
-  // The weighted sums of a segment's values; what is `soon` needed is asked for meanwhile.
-  void weigh(int segment, Run soon) {
-    if (soon.tokens > Cache::kSoon * kChunk) soon.tokens = Cache::kSoon * kChunk;
+  // The weighted sums of a segment's values; what is needed `next` is asked for meanwhile.
+  void weigh(int segment, Run next) {
+    if (!asked) {
+      if (!one_token() && next.tokens > kChunksAhead * kChunk) next.tokens = kChunksAhead * kChunk;
+      ahead = Ahead(next, {}, 0, 2);
+    }
+    asked = one_token();
     const auto weigh_run = [&](int row, int count, const Run& run, int at, int d, int end, float* into) {
       in_blocks<Cache::Rows::kWeighed>(row, count, [&](auto block, int m) {
-        rows.template weigh<decltype(block)::value>(m, run, at, soon, d, end, !at, into);
-        soon.tokens = 0;
+        rows.template weigh<decltype(block)::value>(m, run, at, ahead, d, end, !at, into);
+        ahead = {};
       });
     };
     constexpr int kWidth = Cache::Rows::kWidth;
@@ -269,6 +284,8 @@ class Attention {
   float *sums, *part, *weights;
   typename Cache::Rows rows;
   int shared = 0;  // tokens of a segment that all sequences have in common
+  bool asked;      // for this segment, during the one before
+  Ahead ahead;
   Running running[kTaskRows], now[kTaskRows];
 };
 

@@ -13,7 +13,6 @@ namespace {
 template <bool kHalf>
 struct Floats {
   static constexpr int kElement = kHalf ? 2 : 4;
-  static constexpr int kSoon = kChunksAhead;
 
   static F32 load_kv(const char* p) {
     if constexpr (kHalf) return load_half((const uint16_t*)p);
@@ -33,47 +32,41 @@ struct Floats {
       for (int d = 0; d < dim; d += 16) store(q + row * dim + d, load_first(x + d, head_dim - d));
     }
 
-    // Scores of kM rows, and asks for what comes: chunks of the run and then of `soon`, if `fetch`.
+    // Scores of kM rows.
     template <int kM>
-    void score(int row, const Run& run, const Run& soon, bool fetch, float* scores) const {
-      const int chunks = run.size();
-      for (int c = 0; c < chunks; c++) {
-        const int later = c + kChunksAhead;
-        const char* ahead = !fetch ? nullptr : later < chunks ? run[later] : soon.of(later - chunks);
-        score_chunk<kM>(q + row * dim, run[c], ahead, scores + c * kChunk);
-      }
+    void score(int row, const Run& run, Ahead& ahead, float* scores) const {
+      for (int c = 0; c < run.size(); c++)
+        score_chunk<kM>(q + row * dim, run[c], ahead.next(), ahead.halves(), scores + c * kChunk);
     }
 
     void round_weights(int, int, const Run&, int) {}
 
     // Adds to the sums of kR rows, from nothing on if `fresh`, what tokens from `at` on in a segment weigh.
     template <int kR>
-    void weigh(int row, const Run& run, int at, const Run& soon, int first, int end, bool fresh,
+    void weigh(int row, const Run& run, int at, const Ahead& ahead, int first, int end, bool fresh,
                float* sums) const {
       const float* w = weights + row * kSegment + at;
       float* out = sums + row * dim;
       int d = first;
       for (; d + 16 * kValueVectors <= end; d += 16 * kValueVectors)
-        weigh_some<kR, kValueVectors>(run, soon, d, fresh, w, out);
+        weigh_some<kR, kValueVectors>(run, ahead, d, fresh, w, out);
       if constexpr (kValueVectors > 2)
-        for (; d + 32 <= end; d += 32) weigh_some<kR, 2>(run, soon, d, fresh, w, out);
-      for (; d < end; d += 16) weigh_some<kR, 1>(run, soon, d, fresh, w, out);
+        for (; d + 32 <= end; d += 32) weigh_some<kR, 2>(run, ahead, d, fresh, w, out);
+      for (; d < end; d += 16) weigh_some<kR, 1>(run, ahead, d, fresh, w, out);
     }
 
     void finish(int, int, int, int, float*) const {}
 
    private:
-    // Chunks are scattered over the cache, where the hardware cannot guess the next one: all of `ahead`, keys
-    // and values, is asked for meanwhile, unless it is null. Into the second level: the first cannot wait for
-    // so many lines at once.
+    // `ask`: halves of a chunk to be asked for, or null.
     template <int kM>
-    void score_chunk(const float* q, const char* keys, const char* ahead, float* scores) const {
-      constexpr int kBytes = 64 * kElement;  // of a chunk, for each two elements
+    void score_chunk(const float* q, const char* keys, const char* ask, int halves, float* scores) const {
+      const int bytes = 32 * kElement * halves;  // of what is asked for, for each two elements
       F32 even[kM], odd[kM];  // two chains a row hide the latency of the additions when there are few rows
       EACH (m, kM) even[m] = odd[m] = zero();
       for (int d = 0; d < dim; d += 2) {
-        if (ahead)
-          for (int byte = 0; byte < kBytes; byte += 64) prefetch_far(ahead + (size_t)(d / 2) * kBytes + byte);
+        if (ask)
+          for (int byte = 0; byte < bytes; byte += kLine) prefetch_far(ask + (size_t)(d / 2) * bytes + byte);
         const F32 first = load_kv(keys + (size_t)d * kChunk * kElement),
                   second = load_kv(keys + (size_t)(d + 1) * kChunk * kElement);
         EACH (m, kM) {
@@ -86,18 +79,19 @@ struct Floats {
 
     // Weighted sums for kR rows, 16 * kV elements of the head at a time.
     template <int kR, int kV>
-    void weigh_some(const Run& run, const Run& soon, int d, bool fresh, const float* w, float* out) const {
+    void weigh_some(const Run& run, Ahead ahead, int d, bool fresh, const float* w, float* out) const {
+      const int element = kElement * ahead.halves();  // bytes to ask for, for each element of a value
       F32 sums[kR][kV];
       EACH (m, kR)
         EACH (v, kV) sums[m][v] = fresh ? zero() : load(out + m * dim + d + 16 * v);
       for (int t = 0; t < run.tokens; t += kChunk) {
         const char* values = run[t / kChunk] + ((size_t)dim * kChunk + d) * kElement;
         const int n = run.tokens - t < kChunk ? run.tokens - t : kChunk;
-        const char* ask = soon.of(t / kChunk);
+        const char* ask = ahead.next();
         for (int i = 0; i < n; i++) {
           if (ask)
-            for (int byte = 0; byte < kV * 32 * kElement; byte += 64)
-              prefetch_far(ask + (size_t)2 * kElement * (i * dim + d) + byte);
+            for (int byte = 0; byte < kV * 16 * element; byte += kLine)
+              prefetch_far(ask + (size_t)element * (i * dim + d) + byte);
           F32 value[kV];
           EACH (v, kV) value[v] = load_kv(values + (size_t)(i * dim + 16 * v) * kElement);
           EACH (m, kR) {

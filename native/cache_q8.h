@@ -21,7 +21,6 @@ namespace pagemill {
 namespace {
 
 struct Q8 {
-  static constexpr int kSoon = kSegment / kChunk;
   static constexpr int kPlanes = 2;                         // of queries and weights
   static constexpr float kHigh = 128, kMost = 127 * kHigh;  // a unit of the first plane; the largest weight
   static constexpr float kLargestScale = 65504;
@@ -51,17 +50,11 @@ struct Q8 {
 
     void set_query(int row, const float* x) { quantize(x, 0, head_dim, q, row); }
 
-    // Scores of kM rows, and asks for what comes: chunks of the run and then of `soon`, if `fetch`.
+    // Scores of kM rows.
     template <int kM>
-    void score(int row, const Run& run, const Run& soon, bool fetch, float* scores) const {
-      const int chunks = run.size();
-      for (int c = 0; c < chunks; c++) {
-        if (fetch) {
-          const int later = c + kChunksAhead;
-          if (const char* ahead = later < chunks ? run[later] : soon.of(later - chunks))
-            ask(ahead, 0, values_at(dim));
-          ask(run[c], values_at(dim), size);
-        }
+    void score(int row, const Run& run, Ahead& ahead, float* scores) const {
+      for (int c = 0; c < run.size(); c++) {
+        ask(ahead);
         score_chunk<kM>(row, run[c], scores + c * kChunk);
       }
     }
@@ -77,15 +70,15 @@ struct Q8 {
 
     // Adds to the sums of kR rows, from nothing on if `fresh`, what tokens from `at` on in a segment weigh.
     template <int kR>
-    void weigh(int row, const Run& run, int at, Run soon, int first, int end, bool fresh, float*) const {
+    void weigh(int row, const Run& run, int at, Ahead ahead, int first, int end, bool fresh, float*) const {
       constexpr int kWide = (kValueVectors + 1) / 2;
       const int8_t* w = planes + row * kPlanes * kSegment + at;
       float* sums = totals + row * kPlanes * kValueGroup - first;
       int d = first;
-      for (; d + 16 * kWide <= end; d += 16 * kWide, soon.tokens = 0)
-        weigh_some<kR, kWide>(run, soon, d, fresh, w, sums);
+      for (; d + 16 * kWide <= end; d += 16 * kWide, ahead = {})
+        weigh_some<kR, kWide>(run, ahead, d, fresh, w, sums);
       if constexpr (kWide > 1)
-        for (; d < end; d += 16, soon.tokens = 0) weigh_some<kR, 1>(run, soon, d, fresh, w, sums);
+        for (; d < end; d += 16, ahead = {}) weigh_some<kR, 1>(run, ahead, d, fresh, w, sums);
     }
 
     void finish(int row, int rows, int first, int end, float* sums) const {
@@ -99,8 +92,11 @@ struct Q8 {
     }
 
    private:
-    static void ask(const char* chunk, size_t from, size_t to) {
-      for (size_t byte = from; byte < to; byte += kLine) prefetch_far(chunk + byte);
+    void ask(Ahead& ahead) const {
+      const char* next = ahead.next();
+      if (!next) return;
+      for (size_t byte = 0; byte < (size_t)ahead.halves() * size / 2; byte += kLine)
+        prefetch_far(next + byte);
     }
 
     template <int kM>
@@ -156,14 +152,14 @@ struct Q8 {
 
     // Sums of both planes for kR rows, 16 * kV elements of the head at a time.
     template <int kR, int kV>
-    void weigh_some(const Run& run, const Run& soon, int d, bool fresh, const int8_t* w, float* out) const {
+    void weigh_some(const Run& run, Ahead& ahead, int d, bool fresh, const int8_t* w, float* out) const {
       constexpr int kSums = kR * kPlanes;
       F32 sums[kSums][kV];
       EACH (r, kSums)
         EACH (v, kV) sums[r][v] = fresh ? zero() : load(out + r * kValueGroup + d + 16 * v);
       for (int t = 0; t < run.tokens; t += kChunk) {
         const uint8_t* values = (const uint8_t*)run[t / kChunk] + values_at(dim) + (size_t)d * 4;
-        if (const char* next = soon.of(t / kChunk)) ask(next, 0, values_at(dim));
+        ask(ahead);
         I32 dots[kSums][kV];
         EACH (i, kChunk / 4) {
           Bytes value[kV];

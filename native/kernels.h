@@ -103,9 +103,11 @@ struct AttentionTask {
   float scale, softcap;
   const float* sinks = nullptr;  // of the group's heads, or null
   float* scratch;                // scratch_size(rows of all queries, padded_dim) floats
-  // Chunks that the thread will need next, none where next_chunks is 0; it only makes their memory ready.
+  // Chunks that the thread will need next, none where next_chunks is 0: it only asks for their memory. If
+  // `asked`, it has so asked for those of this task.
   const int32_t* next_pages = nullptr;
   int next_first = 0, next_chunks = 0, next_kv_head = 0;
+  bool asked = false;
 };
 
 // A convolution along `count` tokens of one sequence, each channel alone.

@@ -150,6 +150,7 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
   };
   const auto token = [&](const Piece& piece) { return step_.row_starts[piece.row] + piece.first; };
   std::vector<Queries> queries;
+  bool asked = false;
   const auto attend = [&](int item, int after) {
     const Task& task = plan.tasks[item / per_task];
     const Piece *pieces = &plan.pieces[task.first],
@@ -183,7 +184,9 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
                             .next_pages = pages(next),
                             .next_first = next_first,
                             .next_chunks = after < 0 ? 0 : num_chunks(step_.kv_lens[next.row]) - next_first,
-                            .next_kv_head = std::max(after, 0) % per_task / parts});
+                            .next_kv_head = std::max(after, 0) % per_task / parts,
+                            .asked = asked});
+    asked = task.count == 1 && pieces->count == 1;
     if (!i.quantized) return;
     for (const Piece* piece = pieces; piece < pieces + task.count; piece++)
       for (int t = token(*piece); t < token(*piece) + piece->count; t++)
