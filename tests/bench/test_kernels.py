@@ -74,3 +74,12 @@ def test_what_may_be_asked_for() -> None:
     for text in ("", "0", "a", "5000", "1,,2"):
         with pytest.raises(InvalidRequest, match="--rows must be"):
             kernels.row_counts(text)
+
+
+@pytest.mark.parametrize("num_pages", [1, 64, 65, 200])
+def test_a_cache_is_written_before_it_is_read(num_pages: int) -> None:
+    written = [slot for step in kernels.writing(num_pages) for slot in step.slots.tolist()]
+    assert written == list(range(num_pages * kernels.PAGE))
+    for step in kernels.writing(num_pages):
+        pages = step.page_table[:, 0]
+        assert (step.slots.reshape(-1, kernels.PAGE)[:, 0] == pages * kernels.PAGE).all()
