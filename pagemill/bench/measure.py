@@ -16,6 +16,8 @@ from pagemill.bench.load import Load
 from pagemill.bench.run import Watch, press, warm_up
 from pagemill.bench.samples import Run
 
+SETTLE_S = 2.0  # before another server's turn
+
 T = TypeVar("T")
 
 
@@ -33,6 +35,9 @@ async def measure(
 ) -> None:
     """Every level, round by round, the servers in turns: a slow minute of the machine meets all.
 
+    Some servers' threads spin on for a second after the last answer, so there is a pause after each
+    turn: the next server must not pay for it.
+
     Results go to `found` as they come. A stopped run is the last one.
     """
     fresh = secrets.token_hex(8)
@@ -41,6 +46,8 @@ async def measure(
     for round_ in range(rounds):
         for level in load.levels:
             for target in targets:
+                if len(targets) > 1:
+                    await asyncio.sleep(SETTLE_S)
                 run = await press(target, load, level, round_, fresh, watch)
                 found.append(Measured(target, round_, run))
                 if run.stopped:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -168,13 +169,16 @@ async def test_a_stop_keeps_what_was_measured() -> None:
     assert all(sample.good for sample in only.run.samples)
 
 
-async def test_servers_take_turns() -> None:
+async def test_servers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagemill.bench.measure.SETTLE_S", 0.1)
+    started = time.perf_counter()
     async with fake() as one, fake() as two:
         targets = [await one.target("one"), await two.target("two")]
         found: list[Measured] = []
         watch = Counting()
         load = replace(SMALL, levels=(Level(1), Level(2)), warmup=1)
         await measure(targets, load, 2, watch, found)
+    assert time.perf_counter() - started > 8 * 0.1  # each turn begins after a pause
     turns = [(m.target.name, m.round_, m.run.level.users) for m in found]
     assert turns == [(s, r, n) for r in (0, 1) for n in (1, 2) for s in ("one", "two")]
     assert watch.begun[:2] == ["one: warm-up", "two: warm-up"] and watch.ended == 2 + 8 * 6
