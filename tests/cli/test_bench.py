@@ -59,7 +59,8 @@ def test_one_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert files["html"].read_text().startswith("<!DOCTYPE html>")
 
 
-def test_two_servers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_servers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagemill.bench.measure.SETTLE_S", 0)
     with running() as one, running(Script(first=0.05)) as two:
         places = [f"fast={one}", f"slow={two}/v1#fake"]
         assert run_app(["bench", "compare", *places, *SMALL, "--rounds", "2", "--quiet"]) == 0
