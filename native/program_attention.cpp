@@ -186,7 +186,7 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
                             .next_chunks = after < 0 ? 0 : num_chunks(step_.kv_lens[next.row]) - next_first,
                             .next_kv_head = std::max(after, 0) % per_task / parts,
                             .asked = asked});
-    asked = task.count == 1 && pieces->count == 1;
+    asked = after >= 0 && task.count == 1 && pieces->count == 1;
     if (!i.quantized) return;
     for (const Piece* piece = pieces; piece < pieces + task.count; piece++)
       for (int t = token(*piece); t < token(*piece) + piece->count; t++)
