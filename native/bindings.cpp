@@ -244,7 +244,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("bytes", &KvCache::bytes)
       .def_prop_ro("layers", &KvCache::layers)
       .def_prop_ro("page_size", &KvCache::page_size)
-      .def_prop_ro("num_slots", &KvCache::num_slots);
+      .def_prop_ro("num_slots", &KvCache::num_slots)
+      .def("prepare", &KvCache::prepare, nb::call_guard<nb::gil_scoped_release>());
   m.def("kv_cache", [](int layers, int num_pages, int page_size, int heads, int dim, CacheKind kind) {
     return std::make_shared<KvCache>(layers, num_pages, page_size, heads, dim, kind);
   });

@@ -1,5 +1,6 @@
 #include "kv_cache.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -28,6 +29,11 @@ KvLayer KvCache::layer(int index) const {
           padded_dim_,
           chunk_bytes_,
           heads_ * layers_};
+}
+
+bool KvCache::prepare(int first, int last) const {
+  const size_t page = layer_bytes_ * layers_ * (page_size_ / kChunk);
+  return memory_.populate(page * std::max(first, 0), page * std::min(last, num_pages_));
 }
 
 }  // namespace pagemill

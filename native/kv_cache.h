@@ -13,6 +13,9 @@ class KvCache {
   KvCache(int layers, int num_pages, int page_size, int heads, int dim, CacheKind kind);
   KvCache(const KvCache&) = delete;
   KvLayer layer(int index) const;
+  // Takes the memory of pages `first` to `last` - 1 from the system now, as their first use would. False
+  // where the system cannot.
+  bool prepare(int first, int last) const;
   int layers() const { return layers_; }
   int page_size() const { return page_size_; }
   int64_t num_slots() const { return (int64_t)num_pages_ * page_size_; }

@@ -34,6 +34,7 @@ class KvCache:
     layers: int
     page_size: int
     num_slots: int
+    def prepare(self, first: int, last: int) -> bool: ...
 
 class States:
     bytes: int

@@ -30,6 +30,7 @@ import numpy as np
 from pagemill.decoding.sampler import Sampler
 from pagemill.engine.offload import HostPool, PageMover
 from pagemill.engine.pages import PagePool
+from pagemill.engine.reserve import Preparable, Reserve
 from pagemill.engine.scheduler import Plan, Scheduler
 from pagemill.engine.sequence import Sequence
 from pagemill.engine.step import build_step
@@ -86,6 +87,7 @@ class Engine:
         self._plan, self._vocab_size = plan, vocab_size
         self._host = None if mover is None else HostPool(mover)
         self._pool = PagePool(plan.num_pages, plan.page_size, plan.prefix_caching, self._host)
+        self._reserve = Reserve(self._pool, kv) if isinstance(kv, Preparable) else None
         self._scheduler = self.scheduler_type(
             self._pool, plan.max_num_batched_tokens, plan.max_num_seqs
         )
@@ -141,6 +143,10 @@ class Engine:
     def has_work(self) -> bool:
         """Whether `step` has something to do or to say."""
         return bool(self._sequences or self._ended or self._flights)
+
+    def prepare(self) -> bool:
+        """Do a little of what can be done ahead, for when there is no work. False: nothing is."""
+        return self._reserve is not None and self._reserve.extend()
 
     def stats(self) -> EngineStats:
         """A snapshot of all counters and gauges."""

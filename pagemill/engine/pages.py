@@ -42,6 +42,7 @@ class PagePool:
         self.caching = caching
         self.prefix_queries = 0  # prompt tokens looked up
         self.prefix_hits = 0  # prompt tokens found
+        self.num_touched = 0  # pages from the first that may have been used; others never were
         self._host = host
         self._refs = [0] * num_pages
         self._free = OrderedDict.fromkeys(range(num_pages))  # first goes first
@@ -172,6 +173,7 @@ class PagePool:
         if self._host is not None and page in self._hash_of:
             self._host.keep(self._hash_of[page], page)
         self._unname(page)
+        self.num_touched = max(self.num_touched, page + 1)
         return page
 
     def _hold(self, seq: Sequence, page: int) -> None:

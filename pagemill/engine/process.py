@@ -2,8 +2,8 @@
 
 `main` is called in the engine process with its end of a socket pair. The first order loads a model;
 then the loop takes orders without waiting while there is work, steps, and reports each step in one
-frame. It waits on the socket when idle. The heartbeat is this same loop: who is asked and does not
-answer is not stepping either.
+frame. When idle it makes ready what it can, then waits on the socket. The heartbeat is this same
+loop: who is asked and does not answer is not stepping either.
 
 Owns the loop and the end of the process: nothing of it may outlive whoever holds the other end of
 the socket. Must not know: how an engine is built (it is handed a function), restarts, asyncio.
@@ -43,6 +43,7 @@ class Steppable(Protocol):
     def abort(self, request_id: str) -> None: ...
     def step(self) -> list[Delta]: ...
     def has_work(self) -> bool: ...
+    def prepare(self) -> bool: ...
     def stats(self) -> EngineStats: ...
 
 
@@ -189,8 +190,15 @@ class _Loop:
                 self._door.send(wire.encode_step(deltas, self._stats()))
             if engine.has_work():
                 orders = self._orders.now()
-            elif not (orders := self._orders.wait()):
+            elif not (orders := self._rest()):
                 return
+
+    def _rest(self) -> list[wire.Order]:
+        """The next orders. While none come, the engine makes ready for them."""
+        while self._engine.prepare():
+            if orders := self._orders.now():
+                return orders
+        return self._orders.wait()
 
     def _stats(self) -> EngineStats | None:
         """Counters, if it is time, or the last chance for now."""

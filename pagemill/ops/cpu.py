@@ -64,6 +64,14 @@ class Cache:
         return int(self.native.bytes)
 
 
+class PageCache(Cache):
+    """Pages of keys and values. The system gives memory for one when it is first used."""
+
+    def prepare(self, first: int, last: int) -> bool:
+        """Take the memory of pages `first` to `last - 1` now. False: this system cannot."""
+        return bool(self.native.prepare(first, last))
+
+
 class _RopeTable:
     """Cosines and sines by position, grown on demand."""
 
@@ -120,8 +128,8 @@ class CpuOps(Alone):
         heads: int,
         dim: int,
         latent: bool = False,
-    ) -> Cache:
-        return Cache(_native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype))
+    ) -> PageCache:
+        return PageCache(_native.kv_cache(layers, num_pages, page_size, heads, dim, self.kv_dtype))
 
     def new_state(self, layers: int, slots: int, size: int) -> Cache:
         return Cache(_native.states(layers, slots, size))

@@ -14,6 +14,8 @@ from tests.samples import engine_plan
 
 NORMAL, REFUSE, EXPLODE, SLEEP, SPIN = range(5)
 
+NUM_PREPARED = 5  # calls of `prepare` until there is nothing left
+
 PLAN = engine_plan(num_pages=16, budget=64, max_num_seqs=4, max_model_len=1_000_000)
 
 
@@ -26,10 +28,11 @@ class FakeEngine:
 
     def __init__(self, plan: EnginePlan, step_s: float = 0.0) -> None:
         self.plan = plan
+        self.num_prepared = sys.maxsize if plan.model_path == "never ready" else NUM_PREPARED
         self.step_s = step_s
         self.requests: dict[str, tuple[Request, int]] = {}
         self.ended: list[Delta] = []
-        self.steps = self.aborts = 0
+        self.steps = self.aborts = self.prepared = 0
 
     def add(self, request: Request) -> None:
         if request.prompt[0] == REFUSE:
@@ -45,6 +48,12 @@ class FakeEngine:
 
     def has_work(self) -> bool:
         return bool(self.requests or self.ended)
+
+    def prepare(self) -> bool:
+        if self.prepared >= self.num_prepared:
+            return False
+        self.prepared += 1
+        return True
 
     def step(self) -> list[Delta]:
         self.steps += 1
@@ -71,11 +80,17 @@ class FakeEngine:
         return deltas
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=len(self.requests), steps=self.steps, finished_abort=self.aborts)
+        return EngineStats(
+            running=len(self.requests),
+            steps=self.steps,
+            finished_abort=self.aborts,
+            memory_bytes=self.prepared,
+        )
 
 
 def build(plan: EnginePlan, _: process.GiveUp | None = None) -> tuple[FakeEngine, EngineInfo]:
-    """model_path: "fake", "slow to load", "bad", "broken", "dies" or "fake:<seconds a step>"."""
+    """model_path: "fake", "fake:<seconds a step>", "never ready", "slow to load", "bad", "broken"
+    or "dies"."""
     kind, _, step_s = plan.model_path.partition(":")
     match kind:
         case "slow to load":

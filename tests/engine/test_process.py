@@ -100,6 +100,29 @@ def test_abort_ask_and_refusal(talk: Talk) -> None:
     assert counted.stats.finished_abort == 3
 
 
+def test_a_rest_is_for_preparing(talk: Talk) -> None:
+    talk.start()
+
+    def prepared() -> int:
+        talk.send(wire.Ask())
+        counted = talk.next()
+        assert isinstance(counted, wire.Counted)
+        return counted.stats.memory_bytes
+
+    wait_for(lambda: prepared() == fake_engine.NUM_PREPARED)
+    assert prepared() == fake_engine.NUM_PREPARED, "it is at rest, and answers"
+
+
+def test_orders_do_not_wait_for_what_is_being_prepared(talk: Talk) -> None:
+    talk.start(plan_of("never ready"))
+    talk.send(wire.Add(order("1", 1)))
+    done = talk.next()
+    assert isinstance(done, wire.Progress)
+    assert [change.handle for change in done.changes] == [1]
+    talk.door.close()
+    talk.wait()
+
+
 def test_a_bad_model_is_told_and_the_process_ends(talk: Talk) -> None:
     assert talk.start(plan_of("bad")) == wire.Failed("BadModelFile", "bad: it is no model")
     assert talk.next() is None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +79,37 @@ def test_what_is_no_number_harms_nobody_who_does_not_see_it(ops: cpu.CpuOps, kv_
         step = ragged_step([0], [32], page, 16)
         ops.attention(broken, broken, broken, dirty[0], step, Scoring(0.2))
         assert np.array_equal(run(dirty), run(clean))
+
+
+def _takes_memory_ahead() -> bool:
+    if sys.platform != "linux":
+        return False
+    major, minor = platform.release().split(".")[:2]
+    return (int(major), int(re.findall(r"\d+", minor)[0])) >= (5, 14)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.skipif(not _takes_memory_ahead(), reason="this system has no such call")
+def test_prepared_pages_have_their_memory_and_keep_what_they_hold() -> None:
+    ops, rng = cpu.CpuOps(2), np.random.default_rng(3)
+    kv = ops.new_kv(4, 4096, 16, 4, 64)  # 256 MiB
+    page_bytes = kv.nbytes // 4096
+    q, k, v = normal(rng, 3, 20, 4, 64)
+
+    def attend() -> np.ndarray:
+        step = ragged_step([0], [20], np.array([3, 7], np.int32), 16)
+        return np.asarray(ops.attention(q, k, v, kv[0], step, Scoring(0.2)))
+
+    before, resident = attend(), _resident_bytes()
+    assert kv.prepare(0, 1024)
+    assert _resident_bytes() - resident > 900 * page_bytes
+    assert np.array_equal(attend(), before)
+    resident = _resident_bytes()
+    assert kv.prepare(0, 1024) and kv.prepare(-5, 0) and kv.prepare(4096, 5000)
+    assert _resident_bytes() - resident < 8 * page_bytes, "there was nothing to take"
 
 
 def test_the_portable_kernels_are_always_there() -> None:
