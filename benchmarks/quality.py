@@ -40,6 +40,7 @@ GROUP = 32  # inputs of a quantized product that share a scale, and elements of 
 VALUE_GROUP = 128  # elements of a q8 value that share a scale
 REFERENCE, LLAMA_CPP = "reference", "llama.cpp"
 REFERENCE_INT8, REFERENCE_FP16 = "reference, int8 activations", "reference, fp16 cache"
+REFERENCE_BF16 = "reference, fp16 cache, bf16 attention"
 _ROWS = 32  # whose probabilities are compared at once; float64 over a whole vocabulary is large
 _UNROUNDED = frozenset({"F32", "F16", "BF16"})  # weight formats that take float activations
 _EXACT_TOKENS = 8  # the plain reference needs up to a second for one
@@ -71,6 +72,35 @@ class HalfCacheReference(WholeReference):
             q, k = (self.rope(x, step.positions, rope) for x in (q, k))
         k, v = (side.astype(np.float16).astype(np.float32) for side in (k, v))
         return super().attention(q, k, v, kv, step, scoring, sinks)
+
+
+class Bf16AttentionReference(WholeReference):
+    """Beside the cache in fp16, what attention multiplies is rounded to bf16, as the cpu backend
+    does where the processor has such products; but for the weights of values."""
+
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: Array,
+        step: Step,
+        scoring: Scoring,
+        sinks: Array | None = None,
+        rope: Rope | None = None,
+    ) -> Array:
+        if rope is not None:
+            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
+        k, v = (side.astype(np.float16).astype(np.float32) for side in (k, v))
+        q, k, v = map(bf16_rounded, (q, k, v))
+        return super().attention(q, k, v, kv, step, scoring, sinks)
+
+
+def bf16_rounded(x: Float32) -> Float32:
+    """Each number at the nearest of bf16, to the even one of two."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    nearest = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))
+    return np.asarray((nearest & np.uint32(0xFFFF0000)).view(np.float32))
 
 
 class Q8CacheReference(WholeReference):
@@ -267,6 +297,7 @@ def runners(
         REFERENCE: (WholeReference(), stored),
         REFERENCE_INT8: (Int8Reference(), stored),
         REFERENCE_FP16: (HalfCacheReference(), stored),
+        REFERENCE_BF16: (Bf16AttentionReference(), stored),
         f"cpu {isas[0]}, float weights": (CpuOps(threads, isas[0]), floats),
         f"cpu {isas[0]}, fp32 cache": (CpuOps(threads, isas[0], "f32"), stored),
         f"cpu {isas[0]}, q8 cache": (CpuOps(threads, isas[0], "q8"), stored),

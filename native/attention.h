@@ -6,15 +6,24 @@
 // values. Rows see different tokens (causality, windows); what a row does not see has weight zero and changes
 // nothing. What sequences share of a segment is scored for all of their rows before what each has alone, and
 // weighed likewise, so a row's sum goes over its tokens in their order whoever it is computed with. What the
-// cache is made of knows how to score and to weigh: see cache_floats.h and cache_q8.h.
+// cache is made of knows how to score and to weigh: see cache_floats.h, cache_pairs.h and cache_q8.h.
 #pragma once
 
 #include "cache_floats.h"
 #include "cache_q8.h"
 #include "rows.h"
+#if defined(PAGEMILL_BF16)
+#include "cache_pairs.h"
+#endif
 
 namespace pagemill {
 namespace {
+
+#if defined(PAGEMILL_BF16)
+using Halves = HalfPairs;
+#else
+using Halves = Floats<true>;
+#endif
 
 constexpr int kChunksAhead = 6;
 
@@ -28,22 +37,23 @@ inline F32 lanes_between(F32 x, F32 other, int from, int to, int t) {
   return from > t ? first_lanes(other, x, from - t) : x;
 }
 
-// scores[from..to) become exponentials, the others up to `tokens` zero; returns the maximum and the sum.
+// scores[from..to) become exponentials, as Cache keeps them, the others up to `tokens` zero; returns the
+// maximum and the sum.
+template <class Cache>
 inline Running soften(float* scores, int from, int to, int tokens, float scale) {
   const F32 lowest = splat(-__builtin_inff());
   const int first = from / 16 * 16;
   F32 most = lowest;
   for (int t = first; t < to; t += 16) most = max(lanes_between(load(scores + t), lowest, from, to, t), most);
   const float top = largest(most);
-  const F32 shift = splat(top), factor = splat(scale);
+  const F32 shift = splat(top), factor = splat(scale * 1.44269504f);
   F32 total = zero();
   for (int t = 0; t < tokens; t += 16) {
     F32 e = zero();
     if (t >= first && t < to) {
-      e = lanes_between(exp(mul(sub(load(scores + t), shift), factor)), zero(), from, to, t);
-      total = add(total, e);
+      e = lanes_between(exp2_negative(mul(sub(load(scores + t), shift), factor)), zero(), from, to, t);
     }
-    store(scores + t, e);
+    total = add(total, Cache::store_weights(scores, t, e));
   }
   return {top, sum(total)};
 }
@@ -64,15 +74,16 @@ inline void combine(Running& run, float* out, const Running& next, const float* 
 
 // A row's scores of `tokens` tokens become weights of those that it sees from its position, counted from the
 // first of them.
+template <class Cache>
 inline Running row_weights(const AttentionTask& task, int position, int tokens, float* scores) {
   if (task.softcap > 0) cap_scores(scores, tokens, task.scale, task.softcap);
   const int from = position > task.behind ? position - task.behind : 0;
   const int to = tokens - position > task.ahead ? position + task.ahead + 1 : tokens;
   if (from >= to) {
-    soften(scores, 0, 0, tokens, 1.0f);
+    soften<Cache>(scores, 0, 0, tokens, 1.0f);
     return {-__builtin_inff(), 0.0f};
   }
-  return soften(scores, from, to, tokens, task.softcap > 0 ? 1.0f : task.scale);
+  return soften<Cache>(scores, from, to, tokens, task.softcap > 0 ? 1.0f : task.scale);
 }
 
 // Divides by the sum of exponentials, in which a sink takes part.
@@ -134,7 +145,7 @@ class Attention {
         sums(task.scratch + num_rows * (dim + 16)),  // int8 queries of 16 elements need more than these
         part(sums + num_rows * dim),
         weights(part + num_rows * dim),
-        rows(layer, num_rows, weights, task.scratch, weights + num_rows * kSegment),
+        rows(layer, num_rows, weights, task.scratch, weights + num_rows * kWeights),
         asked(task.asked && one_token()) {
     each_row([&](const Sequence& s, int m) {
       rows.set_query(s.row + m,
@@ -218,7 +229,7 @@ class Attention {
       in_blocks<kScoredRows>(row, count, [&](auto block, int m) {
         Ahead none;
         rows.template score<decltype(block)::value>(m, run, m == row ? ahead : none,
-                                                    weights + m * kSegment + at);
+                                                    weights + m * kWeights + at);
       });
     };
     // Of a text's many tokens, those before have brought what they see.
@@ -229,8 +240,9 @@ class Attention {
       score_run(s.row, s.rows, own(i, segment), shared, own(i + 1, segment), fetch(i));
       const Run all = s.of(layer, segment);
       for (int m = 0; m < s.rows && all.tokens; m++)
-        now[s.row + m] = row_weights(task, s.queries->first_position + m / task.group - all.first * kChunk,
-                                     all.tokens, weights + (s.row + m) * kSegment);
+        now[s.row + m] =
+            row_weights<Cache>(task, s.queries->first_position + m / task.group - all.first * kChunk,
+                               all.tokens, weights + (s.row + m) * kWeights);
     }
   }
 
@@ -292,7 +304,7 @@ class Attention {
 // Calls work(the type of a cache).
 template <class F>
 inline void with_cache(CacheKind kind, F work) {
-  if (kind == CacheKind::f16) return work(Floats<true>());
+  if (kind == CacheKind::f16) return work(Halves());
   if (kind == CacheKind::f32) return work(Floats<false>());
   work(Q8());
 }

@@ -261,9 +261,10 @@ NB_MODULE(_native, m) {
       [](const Backend& b, size_t bytes) {
         nb::gil_scoped_release release;
         const Peaks most = measure_peaks(b.kernels, *b.pool, bytes);
-        return std::make_tuple(most.read_bytes, most.int8_ops, most.fp32_ops);
+        return std::make_tuple(most.read_bytes, most.int8_ops, most.fp32_ops, most.bf16_ops);
       },
-      "backend"_a, "bytes"_a, "What this machine reads, and computes of int8 and fp32, a second at most.");
+      "backend"_a, "bytes"_a,
+      "What this machine reads, and computes of int8, fp32 and bf16, a second at most.");
   define_program(m);
   define_sample(m);
 }

@@ -19,6 +19,12 @@ struct Floats {
     return load((const float*)p);
   }
 
+  // What is kept of 16 weights: how they will be multiplied.
+  static F32 store_weights(float* row, int t, F32 weights) {
+    store(row + t, weights);
+    return weights;
+  }
+
   // Rows that attend together.
   class Rows {
    public:
@@ -45,7 +51,7 @@ struct Floats {
     template <int kR>
     void weigh(int row, const Run& run, int at, const Ahead& ahead, int first, int end, bool fresh,
                float* sums) const {
-      const float* w = weights + row * kSegment + at;
+      const float* w = weights + row * kWeights + at;
       float* out = sums + row * dim;
       int d = first;
       for (; d + 16 * kValueVectors <= end; d += 16 * kValueVectors)
@@ -74,7 +80,7 @@ struct Floats {
           odd[m] = fma(second, splat(q[m * dim + d + 1]), odd[m]);
         }
       }
-      EACH (m, kM) store(scores + m * kSegment, add(even[m], odd[m]));
+      EACH (m, kM) store(scores + m * kWeights, add(even[m], odd[m]));
     }
 
     // Weighted sums for kR rows, 16 * kV elements of the head at a time.
@@ -95,7 +101,7 @@ struct Floats {
           F32 value[kV];
           EACH (v, kV) value[v] = load_kv(values + (size_t)(i * dim + 16 * v) * kElement);
           EACH (m, kR) {
-            const F32 weight = splat(w[m * kSegment + t + i]);
+            const F32 weight = splat(w[m * kWeights + t + i]);
             EACH (v, kV) sums[m][v] = fma(value[v], weight, sums[m][v]);
           }
         }

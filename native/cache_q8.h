@@ -26,10 +26,18 @@ struct Q8 {
   static constexpr float kLargestScale = 65504;
   static constexpr int kZero = kSignedQ8 ? 0 : 128;  // what key codes stand for more than they mean
 
+  static constexpr int kPlane = kSegment + kLine;  // bytes of a row's weights in a plane; see kWeights
+
   // Where in a chunk they lie.
   static constexpr size_t key_scales_at(int dim) { return (size_t)kChunk * dim; }
   static constexpr size_t values_at(int dim) { return q8_bytes(dim, kKeyGroup); }
   static constexpr size_t value_scales_at(int dim) { return values_at(dim) + (size_t)kChunk * dim; }
+
+  // What is kept of 16 weights; all of a segment's are rounded later, together.
+  static F32 store_weights(float* row, int t, F32 weights) {
+    store(row + t, weights);
+    return weights;
+  }
 
   // Rows that attend together.
   class Rows {
@@ -45,7 +53,7 @@ struct Q8 {
           weights(weights),
           scales(more),
           planes((int8_t*)(scales + kSegment)),
-          totals((float*)(planes + rows * kPlanes * kSegment)),
+          totals((float*)(planes + rows * kPlanes * kPlane)),
           steps(totals + rows * kPlanes * kValueGroup) {}
 
     void set_query(int row, const float* x) { quantize(x, 0, head_dim, q, row); }
@@ -72,7 +80,7 @@ struct Q8 {
     template <int kR>
     void weigh(int row, const Run& run, int at, Ahead ahead, int first, int end, bool fresh, float*) const {
       constexpr int kWide = (kValueVectors + 1) / 2;
-      const int8_t* w = planes + row * kPlanes * kSegment + at;
+      const int8_t* w = planes + row * kPlanes * kPlane + at;
       float* sums = totals + row * kPlanes * kValueGroup - first;
       int d = first;
       for (; d + 16 * kWide <= end; d += 16 * kWide, ahead = {})
@@ -107,7 +115,7 @@ struct Q8 {
       int g = 0;
       for (; (g + 1) * kKeyGroup <= dim; g++) score_group<kM, kKeyGroup / 4>(row, keys, g, key_scales, sums);
       if (dim % kKeyGroup) score_group<kM, kKeyGroup / 8>(row, keys, g, key_scales, sums);
-      EACH (m, kM) store(scores + m * kSegment, sums[m]);
+      EACH (m, kM) store(scores + m * kWeights, sums[m]);
     }
 
     template <int kM, int kLines>
@@ -134,8 +142,8 @@ struct Q8 {
 
     // Fills a row's planes and returns what a unit of the second is worth.
     float round_row(int row, int tokens) const {
-      const float* from = weights + row * kSegment;
-      int8_t* to = planes + row * kPlanes * kSegment;
+      const float* from = weights + row * kWeights;
+      int8_t* to = planes + row * kPlanes * kPlane;
       F32 most = zero();
       for (int t = 0; t < tokens; t += kChunk) most = max(mul(load(from + t), load(scales + t)), most);
       const float top = largest(most);
@@ -145,7 +153,7 @@ struct Q8 {
         const F32 n = round(mul(mul(load(from + t), load(scales + t)), inverse));
         const F32 high = round(fma(n, part, down));  // exactly n / 128 without its fraction
         store_int8(to + t, high);
-        store_int8(to + kSegment + t, fma(high, whole, n));
+        store_int8(to + kPlane + t, fma(high, whole, n));
       }
       return top / kMost;
     }
@@ -165,7 +173,7 @@ struct Q8 {
           Bytes value[kV];
           EACH (v, kV) value[v] = load_bytes(values + (size_t)i * 4 * dim + 64 * v);
           EACH (r, kSums) {
-            const Bytes weight = splat_bytes(w + r * kSegment + t + 4 * i);
+            const Bytes weight = splat_bytes(w + r * kPlane + t + 4 * i);
             EACH (v, kV) dots[r][v] = dot_small(i ? dots[r][v] : int_zero(), weight, value[v]);
           }
         }
@@ -181,7 +189,7 @@ struct Q8 {
     Activation q;
     const float* weights;
     float* scales;   // of a segment's values
-    int8_t* planes;  // (rows, kPlanes, kSegment)
+    int8_t* planes;  // (rows, kPlanes, kPlane)
     float* totals;   // (rows, kPlanes, kValueGroup)
     float* steps;    // of each row, what a unit of the second plane is worth
   };

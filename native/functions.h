@@ -34,7 +34,20 @@ inline F32 exp(F32 x) {
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
   p = add(fma(p, mul(r, r), r), splat(1.0f));
-  return keep_if_at_least(x, lowest, mul(p, power_of_two(n)));
+  return keep_if_at_least(x, lowest, times_power_of_two(p, n));
+}
+
+// 2^x for x <= 0, to about 2 ulp; zero below -126 (and for -infinity).
+inline F32 exp2_negative(F32 x) {
+  const F32 lowest = splat(-126.0f);
+  const F32 inside = max(x, lowest), n = round(inside), r = sub(inside, n);
+  F32 p = splat(0.00132647273f);
+  p = fma(p, r, splat(0.00967151299f));
+  p = fma(p, r, splat(0.0555073358f));
+  p = fma(p, r, splat(0.240222424f));
+  p = fma(p, r, splat(0.693147004f));
+  p = fma(p, r, splat(1.0f));
+  return keep_if_at_least(x, lowest, times_power_of_two(p, n));
 }
 
 inline float exp_one(float x) {

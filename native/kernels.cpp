@@ -15,10 +15,10 @@ namespace pagemill {
 const Kernels* PAGEMILL_TABLE() {
   using namespace PAGEMILL_ISA;
   static constexpr Kernels table{
-      kName,      kSignedQ8,   quantize, linear_quantized, linear_dense, embed_row,    rms_norm,
-      layer_norm, normalize,   add_rows, add_scaled,       scale_row,    softcap,      curve,
-      gate,       sigmoid_mul, rope,     store_key,        store_value,  attend,       max_value,
-      exp_sum,    short_conv,  scan,     spin_int8,        spin_fp32,    read_through, kSpun};
+      kName,     kSignedQ8, quantize,    linear_quantized, linear_dense, embed_row, rms_norm,   layer_norm,
+      normalize, add_rows,  add_scaled,  scale_row,        softcap,      curve,     gate,       sigmoid_mul,
+      rope,      store_key, store_value, attend,           max_value,    exp_sum,   short_conv, scan,
+      spin_int8, spin_fp32, spin_bf16,   read_through,     kSpun};
   return &table;
 }
 

@@ -14,7 +14,10 @@ namespace pagemill {
 
 constexpr int kChunk = 16;      // tokens whose keys lie side by side in the cache
 constexpr int kSegment = 1024;  // tokens of history reduced before partial results are combined
-constexpr int kTaskRows = 24;   // query rows that attend together at most
+// Floats from one row's weights of a segment to the next row's: at a power of two the same place of all rows
+// would be in the same few lines of a cache.
+constexpr int kWeights = kSegment + kLine / 4;
+constexpr int kTaskRows = 24;  // query rows that attend together at most
 
 // A matrix of n outputs and k inputs, repacked into tiles; see layout.h. Padding is zero.
 struct PackedWeight {
@@ -60,7 +63,7 @@ constexpr size_t q8_bytes(int dim, int group) {
 }
 
 // Bytes of a chunk: the keys and values of 16 tokens and one key/value head. As floats: keys transposed
-// (padded_dim, 16), then values (16, padded_dim). As q8: see cache_q8.h.
+// (padded_dim, 16), then values (16, padded_dim). As q8, or pairs of fp16: see cache_q8.h, cache_pairs.h.
 constexpr size_t chunk_bytes(CacheKind kind, int dim) {
   if (kind != CacheKind::q8) return (size_t)2 * kChunk * padded(dim) * (kind == CacheKind::f16 ? 2 : 4);
   return q8_bytes(dim, kKeyGroup) + q8_bytes(dim, kValueGroup);
@@ -184,6 +187,7 @@ struct Kernels {
   // For measuring the machine, see spin.h; `spun` is how many vectors a round computes.
   int32_t (*spin_int8)(const uint8_t* operands, int64_t rounds);
   int32_t (*spin_fp32)(const float* operands, int64_t rounds);
+  int32_t (*spin_bf16)(const uint8_t* operands, int64_t rounds);  // null where attention has fp32 for fp16
   int32_t (*read_through)(const uint8_t* p, size_t bytes);
   int spun;
 };
@@ -191,12 +195,13 @@ struct Kernels {
 // What a task needs: of each row a query, two vectors of sums, a segment's weights and their int8 with the
 // sums of those; beside them the scales of a segment's values.
 constexpr int scratch_size(int rows, int padded_dim) {
-  return rows * (kSegment + kSegment / 2 + 3 * padded_dim + 2 * kValueGroup + 64) + kSegment + 64;
+  return rows * (kWeights + (kSegment + kLine) / 2 + 3 * padded_dim + 2 * kValueGroup + 64) + kSegment + 64;
 }
 
 const Kernels* kernels_portable();
 const Kernels* kernels_avx2();  // null where not compiled in
 const Kernels* kernels_avx512();
+const Kernels* kernels_avx512_bf16();
 const Kernels* kernels_neon();
 
 }  // namespace pagemill

@@ -54,6 +54,10 @@ Peaks measure_peaks(const Kernels& kernels, Pool& pool, size_t bytes) {
   const double fp32 = vectors_per_second(pool, kernels.spun,
                                          [&](int64_t rounds) { sink += kernels.spin_fp32(values, rounds); });
 
+  const double bf16 = !kernels.spin_bf16 ? 0 : vectors_per_second(pool, kernels.spun, [&](int64_t rounds) {
+    sink += kernels.spin_bf16(block.as<uint8_t>(), rounds);
+  });
+
   std::atomic<size_t> next{0};
   std::atomic<int> done{0};
   const double read = best_seconds(
@@ -64,7 +68,7 @@ Peaks measure_peaks(const Kernels& kernels, Pool& pool, size_t bytes) {
         if (done.fetch_add(1) + 1 == pool.size()) done = 0, next = 0;
       },
       kAllSeconds);
-  return {(double)bytes / read, 2 * 64 * int8, 2 * 16 * fp32};
+  return {(double)bytes / read, 2 * 64 * int8, 2 * 16 * fp32, 2 * 32 * bf16};
 }
 
 }  // namespace pagemill

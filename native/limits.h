@@ -10,6 +10,7 @@ namespace pagemill {
 
 struct Peaks {  // a second, all threads together
   double read_bytes, int8_ops, fp32_ops;
+  double bf16_ops;  // 0 where no kernel multiplies bf16
 };
 
 // Reads `bytes` for the first figure: more than the caches hold, or they are what is measured.

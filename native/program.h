@@ -256,7 +256,8 @@ class Program {
     int kv_heads;
     int together = 0;  // of the group, the heads of a task
     std::vector<Piece> pieces;
-    std::vector<Task> tasks;  // the longest first
+    std::vector<Task> tasks;  // those of texts, then those of one token, the longest of each first
+    int first_lonely = 0;     // of the tasks
   };
   struct Neighbour {  // a row, in an order in which those with the same first pages are neighbours
     int row;
@@ -273,6 +274,7 @@ class Program {
   int end_of_group(const AttentionPlan& plan, int from) const;
   void cut_group(AttentionPlan& plan, int from, int to, int most) const;
   int64_t cost_of(const AttentionPlan& plan, const Piece& piece) const;
+  bool is_lonely(const AttentionPlan& plan, const Task& task) const;
   void place_scratch();
   void plan_phases();
   void execute(const Phase& phase, Shares& shares, int thread);

@@ -70,8 +70,16 @@ void Program::plan_attention(AttentionPlan& plan) const {
     to = plan.dense ? from + 1 : end_of_group(plan, from);
     cut_group(plan, from, to, rows);
   }
-  std::stable_sort(plan.tasks.begin(), plan.tasks.end(),
-                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
+  const auto lonely = [&](const Task& task) { return is_lonely(plan, task); };
+  std::stable_sort(plan.tasks.begin(), plan.tasks.end(), [&](const Task& a, const Task& b) {
+    return lonely(a) != lonely(b) ? lonely(b) : a.cost > b.cost;
+  });
+  plan.first_lonely = (int)(std::find_if(plan.tasks.begin(), plan.tasks.end(), lonely) - plan.tasks.begin());
+}
+
+// Of one token: it shares its keys and values with no other task.
+bool Program::is_lonely(const AttentionPlan& plan, const Task& task) const {
+  return task.count == 1 && plan.pieces[task.first].count == 1;
 }
 
 // Chunks before a piece's first token, if it sees them all: what it may share.
@@ -149,13 +157,20 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
     return step_.page_table + (size_t)piece.row * step_.pages_per_row;
   };
   const auto token = [&](const Piece& piece) { return step_.row_starts[piece.row] + piece.first; };
+  // Tasks of texts go head by head, so one head's keys and values stay in the caches for all of them; lonely
+  // ones go by tokens, whose heads lie side by side.
+  const auto place = [&](int item) {
+    if (item >= plan.first_lonely * per_task) return std::pair(item / per_task, item % per_task);
+    return std::pair(item % plan.first_lonely, item / plan.first_lonely);
+  };
   std::vector<Queries> queries;
   bool asked = false;
   const auto attend = [&](int item, int after) {
-    const Task& task = plan.tasks[item / per_task];
-    const Piece *pieces = &plan.pieces[task.first],
-                &next = plan.pieces[plan.tasks[std::max(after, 0) / per_task].first];
-    const int kv_head = item % per_task / parts, part = item % parts;
+    const auto [at_task, in_task] = place(item);
+    const auto [next_task, in_next] = place(std::max(after, 0));
+    const Task& task = plan.tasks[at_task];
+    const Piece *pieces = &plan.pieces[task.first], &next = plan.pieces[plan.tasks[next_task].first];
+    const int kv_head = in_task / parts, part = in_task % parts;
     const int head = kv_head * plan.group + part * plan.together,
               heads = std::min(plan.together, plan.group - part * plan.together);
     const size_t column = (size_t)head * i.width;
@@ -184,9 +199,9 @@ void Program::run_attention(const Instruction& i, Shares& shares, int thread) {
                             .next_pages = pages(next),
                             .next_first = next_first,
                             .next_chunks = after < 0 ? 0 : num_chunks(step_.kv_lens[next.row]) - next_first,
-                            .next_kv_head = std::max(after, 0) % per_task / parts,
+                            .next_kv_head = in_next / parts,
                             .asked = asked});
-    asked = after >= 0 && task.count == 1 && pieces->count == 1;
+    asked = after >= 0 && is_lonely(plan, task);
     if (!i.quantized) return;
     for (const Piece* piece = pieces; piece < pieces + task.count; piece++)
       for (int t = token(*piece); t < token(*piece) + piece->count; t++)

@@ -107,6 +107,7 @@ inline __m256 power_half(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), bias), 23));
 }
 inline F32 power_of_two(F32 n) { return {power_half(n.a), power_half(n.b)}; }
+inline F32 times_power_of_two(F32 a, F32 n) { return mul(a, power_of_two(n)); }
 inline F32 keep_if_at_least(F32 x, F32 limit, F32 v) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_GE_OQ), v.a),
           _mm256_and_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_GE_OQ), v.b)};

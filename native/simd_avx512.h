@@ -1,4 +1,5 @@
-// Vectors of sixteen lanes on AVX-512 (F, BW, VL, VNNI). All simd_*.h offer the same names.
+// Vectors of sixteen lanes on AVX-512 (F, BW, VL, DQ, VNNI), and pairs of bf16 where it is compiled for
+// those. All simd_*.h offer the same names, but for pairs.
 #pragma once
 
 #include <immintrin.h>
@@ -9,7 +10,6 @@
 namespace pagemill {
 namespace {
 
-constexpr const char* kName = "avx512";
 constexpr bool kSignedQ8 = false;       // vpdpbusd multiplies unsigned by signed bytes
 constexpr int kRows = 6, kColumns = 2;  // the register block of the quantized product
 constexpr bool kKeepsSmall = false;
@@ -76,6 +76,7 @@ inline F32 power_of_two(F32 n) {
   return {_mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
+inline F32 times_power_of_two(F32 a, F32 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 // a where x >= limit, else zero; false for NaN
 inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_GE_OQ), a.v)};
@@ -128,6 +129,47 @@ inline Bytes splat_bytes(const int8_t* four) {
 // Adds four products a column. dot_small: weights 0..15. dot_q8: weights as q8 tiles hold them.
 inline I32 dot_small(I32 acc, Bytes w, Bytes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
 inline I32 dot_q8(I32 acc, Bytes w, Bytes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
+
+#if defined(__AVX512BF16__)
+#define PAGEMILL_BF16  // there are pairs
+constexpr const char* kName = "avx512_bf16";
+
+struct Pairs {
+  __m512bh v;
+};  // 16 columns of 2 bf16
+
+// Rounds to 16 bf16 and returns these.
+inline F32 store_bf16(uint16_t* p, F32 a) {
+  const __m256i halves = (__m256i)_mm512_cvtneps_pbh(a.v);
+  _mm256_storeu_si256((__m256i*)p, halves);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+// From pairs of fp16.
+inline Pairs load_pairs(const char* p) {
+  const uint16_t* halves = (const uint16_t*)p;
+  return {_mm512_cvtne2ps_pbh(load_half(halves + 16).v, load_half(halves).v)};
+}
+inline Pairs as_pairs(Bytes a) { return {(__m512bh)a.v}; }
+inline Pairs splat_pair(const uint16_t* two) {
+  int32_t x;
+  __builtin_memcpy(&x, two, 4);
+  return {(__m512bh)_mm512_set1_epi32(x)};
+}
+// The second of each pair becomes zero.
+inline Pairs first_of(Pairs a) {
+  return {(__m512bh)_mm512_and_si512((__m512i)a.v, _mm512_set1_epi32(0xffff))};
+}
+// Adds two products a column.
+inline F32 dot_pairs(F32 acc, Pairs a, Pairs b) { return {_mm512_dpbf16_ps(acc.v, a.v, b.v)}; }
+// The first or the second of 16 pairs of fp16; the others stay.
+inline void store_halves_in_pairs(uint16_t* p, F32 a, bool second) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+  _mm512_mask_storeu_epi16(p, second ? 0xaaaaaaaau : 0x55555555u,
+                           second ? _mm512_slli_epi32(wide, 16) : wide);
+}
+#else
+constexpr const char* kName = "avx512";
+#endif
 
 __attribute__((always_inline)) inline void prefetch(const void* p) {
   _mm_prefetch((const char*)p, _MM_HINT_T0);

@@ -118,6 +118,7 @@ inline F32 power_of_two(F32 n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23));
   });
 }
+inline F32 times_power_of_two(F32 a, F32 n) { return mul(a, power_of_two(n)); }
 inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) {
   return each([&](int i) {
     return vreinterpretq_f32_u32(vandq_u32(vcgeq_f32(x.v[i], limit.v[i]), vreinterpretq_u32_f32(a.v[i])));

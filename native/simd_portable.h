@@ -99,6 +99,7 @@ inline float largest(F32 a) {
 inline F32 power_of_two(F32 n) {
   return each([&](int i) { return std::ldexp(1.0f, (int)n.v[i]); });
 }
+inline F32 times_power_of_two(F32 a, F32 n) { return mul(a, power_of_two(n)); }
 inline F32 keep_if_at_least(F32 x, F32 limit, F32 a) { return {x.v >= limit.v ? a.v : FloatLanes{}}; }
 inline F32 first_lanes(F32 a, F32 b, int n) {
   return each([&](int i) { return i < n ? a.v[i] : b.v[i]; });

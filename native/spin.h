@@ -37,6 +37,24 @@ int32_t spin_fp32(const float* operands, int64_t rounds) {
   return total > 0;
 }
 
+#if defined(PAGEMILL_BF16)
+// As spin_int8, of vectors of 32 bf16.
+int32_t spin_bf16(const uint8_t* operands, int64_t rounds) {
+  const uint16_t two[2] = {0x3580, 0x3580};  // 1 / 1048576
+  const Pairs x = splat_pair(two);
+  F32 acc[kDenseRows];
+  for (F32& a : acc) a = zero();
+  for (int64_t r = 0; r < rounds; r++)
+    for (int v = 0; v + kDenseRows <= kSpinVectors; v += kDenseRows)
+      EACH (j, kDenseRows) acc[j] = dot_pairs(acc[j], as_pairs(load_bytes(operands + 64 * (v + j))), x);
+  float total = 0;
+  for (const F32& a : acc) total += sum(a);
+  return total > 0;
+}
+#else
+constexpr int32_t (*spin_bf16)(const uint8_t*, int64_t) = nullptr;
+#endif
+
 // Reads `bytes`, a multiple of 256.
 int32_t read_through(const uint8_t* p, size_t bytes) {
   Bytes a = load_bytes(p), b = a, c = a, d = a;

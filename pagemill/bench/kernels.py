@@ -1,14 +1,14 @@
 """The kernels of the cpu backend beside what this machine can do at most, both measured now.
 
-The limits are the fastest of several runs of loops that only read memory, multiply int8 or multiply
-fp32, with the same instructions and threads. A kernel cannot be faster than the nearer of two: its
+The limits are the fastest of several runs of loops that only read memory, or multiply int8, fp32 or
+bf16, with the same instructions and threads. A kernel cannot be faster than the nearer of two: its
 bytes at the speed of memory, its products at the speed of the instructions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -46,6 +46,7 @@ class Limits:
     read_bytes: float
     int8_ops: float
     fp32_ops: float
+    bf16_ops: float = 0.0  # where kernels have it
 
     @classmethod
     def best(cls, all_: Sequence[Limits]) -> Limits:
@@ -54,6 +55,7 @@ class Limits:
             max(of.read_bytes for of in all_),
             max(of.int8_ops for of in all_),
             max(of.fp32_ops for of in all_),
+            max(of.bf16_ops for of in all_),
         )
 
 
@@ -66,12 +68,12 @@ class Timed:
     seconds: float
     bytes: float  # read and written at least
     ops: float  # a multiplication and an addition are two
-    arithmetic: str  # int8 or fp32
+    arithmetic: str  # int8, fp32 or bf16
 
     def bound(self, limits: Limits) -> tuple[float, str]:
         """The least seconds that it can take here, and why."""
-        rate = limits.int8_ops if self.arithmetic == "int8" else limits.fp32_ops
-        memory, compute = self.bytes / limits.read_bytes, self.ops / rate
+        rates = {"int8": limits.int8_ops, "fp32": limits.fp32_ops, "bf16": limits.bf16_ops}
+        memory, compute = self.bytes / limits.read_bytes, self.ops / rates[self.arithmetic]
         return (memory, "memory") if memory >= compute else (compute, self.arithmetic)
 
 
@@ -105,12 +107,13 @@ def kernels(
         yield from _products(ops, name, rows)
         watch.one()
     limits.append(measure_limits(ops))
+    arithmetic = "bf16" if limits[-1].bf16_ops else "fp32"
     for sequences, history in DECODES:
         size = f"{sequences} x {history} tokens"
-        yield _attention(ops, "attention, decode", size, [history - 1] * sequences, 1)
+        yield _attention(ops, "attention, decode", size, [history - 1] * sequences, 1, arithmetic)
         watch.one()
     for tokens in PREFILLS:
-        yield _attention(ops, "attention, prefill", f"{tokens} tokens", [0], tokens)
+        yield _attention(ops, "attention, prefill", f"{tokens} tokens", [0], tokens, arithmetic)
         watch.one()
     yield from _norms(ops)
     watch.one()
@@ -166,7 +169,9 @@ def _products(ops: CpuOps, name: str, rows: Sequence[int]) -> Iterator[Timed]:
         )
 
 
-def _attention(ops: CpuOps, kernel: str, size: str, history: list[int], brings: int) -> Timed:
+def _attention(
+    ops: CpuOps, kernel: str, size: str, history: list[int], brings: int, arithmetic: str
+) -> Timed:
     """Grouped-query attention over an fp16 cache, storing what comes included."""
     step = _step(history, brings)
     num_pages = int(step.page_table.max()) + 1
@@ -189,7 +194,7 @@ def _attention(ops: CpuOps, kernel: str, size: str, history: list[int], brings: 
     seen = sum(first + i + 1 for first in history for i in range(brings))
     stored = sum(first + brings for first in history)
     nbytes = 2.0 * stored * kv_width * FP16_BYTES  # keys and values
-    return Timed(kernel, size, seconds, nbytes, 4.0 * seen * q_width, "fp32")
+    return Timed(kernel, size, seconds, nbytes, 4.0 * seen * q_width, arithmetic)
 
 
 def writing(num_pages: int) -> Iterator[Step]:
@@ -294,9 +299,10 @@ def report(made: KernelRecord) -> Document:
         )
         shares.append((f"{timed.kernel}, {timed.size}", (share,)))
     limits = [
-        [when, *(number(value / 1e9) for value in (of.read_bytes, of.int8_ops, of.fp32_ops))]
+        [when, *(number(value / 1e9) for value in astuple(of))]
         for when, of in (("first", made.limits[0]), ("last", made.limits[-1]), ("best", best))
     ]
+    named = ["memory, GB/s", "int8, Gop/s", "fp32, Gop/s", *["bf16, Gop/s"] * bool(best.bf16_ops)]
     facts = [
         *made.facts.rows(),
         ("kernels", f"{made.instructions}, {made.threads} threads"),
@@ -312,7 +318,7 @@ def report(made: KernelRecord) -> Document:
         "Kernels and what this machine can do",
         facts,
         [
-            Table("Limits", ["measured", "memory, GB/s", "int8, Gop/s", "fp32, Gop/s"], limits),
+            Table("Limits", ["measured", *named], [row[: 1 + len(named)] for row in limits]),
             Table(
                 "Kernels",
                 ["kernel", "size", "ms", "GB/s", "Gop/s", "% of the limit", "limit"],

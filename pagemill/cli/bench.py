@@ -116,7 +116,7 @@ def bench_startup(
 @with_options("results", Results)
 def bench_ops(
     threads: Annotated[int, typer.Option(min=0, help="0: all cores.")] = 0,
-    isa: Annotated[str, typer.Option(help="avx512, avx2, neon, portable.")] = "auto",
+    isa: Annotated[str, typer.Option(help="avx512_bf16, avx512, avx2, neon, portable.")] = "auto",
     formats: Annotated[
         str, typer.Option(metavar="LIST", help="Of weights: q8_0,q4_k; else all.")
     ] = "",

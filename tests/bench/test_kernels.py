@@ -1,5 +1,7 @@
 """Kernels against limits: every kernel is reached, and the sums are right."""
 
+from dataclasses import replace
+
 import pytest
 
 from pagemill import _native
@@ -16,8 +18,9 @@ FACTS = Facts("pagemill bench ops", "2026-01-01", "0.1.0", "3.11", "Linux", "A C
 
 @pytest.mark.parametrize("isa", _native.instruction_sets())
 def test_limits_of_every_instruction_set(isa: str) -> None:
-    read, int8, fp32 = _native.limits(CpuOps(2, isa).native, 4 << 20)
+    read, int8, fp32, bf16 = _native.limits(CpuOps(2, isa).native, 4 << 20)
     assert read > 1e8 and int8 > 1e8 and fp32 > 1e8
+    assert (bf16 > 1e8) == isa.endswith("bf16")
 
 
 def test_the_nearer_limit_is_the_one_that_takes_longer() -> None:
@@ -25,6 +28,8 @@ def test_the_nearer_limit_is_the_one_that_takes_longer() -> None:
     assert Timed("k", "", 1, bytes=20, ops=100, arithmetic="int8").bound(limits) == (2, "memory")
     assert Timed("k", "", 1, bytes=20, ops=400, arithmetic="int8").bound(limits) == (4, "int8")
     assert Timed("k", "", 1, bytes=20, ops=400, arithmetic="fp32").bound(limits) == (8, "fp32")
+    twice = replace(limits, bf16_ops=100.0)
+    assert Timed("k", "", 1, bytes=20, ops=400, arithmetic="bf16").bound(twice) == (4, "bf16")
 
 
 def test_every_kernel_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
