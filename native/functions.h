@@ -37,17 +37,22 @@ inline F32 exp(F32 x) {
   return keep_if_at_least(x, lowest, times_power_of_two(p, n));
 }
 
-// 2^x for x <= 0, to about 2 ulp; zero below -126 (and for -infinity).
-inline F32 exp2_negative(F32 x) {
-  const F32 lowest = splat(-126.0f);
-  const F32 inside = max(x, lowest), n = round(inside), r = sub(inside, n);
+// 2^x to about 2 ulp, x in [-126, 126].
+inline F32 exp2(F32 x) {
+  const F32 n = round(x), r = sub(x, n);
   F32 p = splat(0.00132647273f);
   p = fma(p, r, splat(0.00967151299f));
   p = fma(p, r, splat(0.0555073358f));
   p = fma(p, r, splat(0.240222424f));
   p = fma(p, r, splat(0.693147004f));
   p = fma(p, r, splat(1.0f));
-  return keep_if_at_least(x, lowest, times_power_of_two(p, n));
+  return times_power_of_two(p, n);
+}
+
+// 2^x for x <= 0; zero below -126 (and for -infinity).
+inline F32 exp2_negative(F32 x) {
+  const F32 lowest = splat(-126.0f);
+  return keep_if_at_least(x, lowest, exp2(max(x, lowest)));
 }
 
 inline float exp_one(float x) {
@@ -57,7 +62,10 @@ inline float exp_one(float x) {
 }
 
 // x / (1 + e^-by): x times the sigmoid of `by`.
-inline F32 times_sigmoid(F32 x, F32 by) { return div(x, add(splat(1.0f), exp(sub(zero(), by)))); }
+inline F32 times_sigmoid(F32 x, F32 by) {
+  const F32 most = splat(126.0f), least = splat(-126.0f);
+  return div(x, add(splat(1.0f), exp2(max(least, min(most, mul(by, splat(-1.44269504f)))))));
+}
 
 // In what follows the second operand of min and max is the one whose NaN is handed on.
 

@@ -18,8 +18,8 @@ void quantize(const float* x, int first_group, int k, const Activation& a, int r
       const F32 low_q = max(min(round(mul(low, splat(inverse))), most), least);
       const F32 high_q = max(min(round(mul(high, splat(inverse))), most), least);
       ActivationGroup& to = a.of[((size_t)row * a.planes + plane) * a.groups + g];
-      const int32_t first = store_int8(to.q, low_q);
-      const int32_t all = first + store_int8(to.q + kGroup / 2, high_q);
+      int32_t first;
+      const int32_t all = store_int8(to.q, low_q, high_q, first);
       to.scale = scale, to.sum = scale * (float)all;
       to.offset = -128 * all, to.first_offset = -128 * first;
       low = sub(low, mul(low_q, splat(scale)));

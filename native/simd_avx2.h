@@ -128,6 +128,11 @@ inline int32_t store_int8(int8_t* p, F32 x) {
   h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4E));
   return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xB1)));
 }
+// Rounds to 32 int8; returns their sum and, in `first`, that of the first 16.
+inline int32_t store_int8(int8_t* p, F32 low, F32 high, int32_t& first) {
+  first = store_int8(p, low);
+  return first + store_int8(p + 16, high);
+}
 
 inline I32 int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I32 int_splat(int32_t x) {

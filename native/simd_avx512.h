@@ -91,6 +91,19 @@ inline int32_t store_int8(int8_t* p, F32 a) {
   _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x));
   return _mm512_reduce_add_epi32(x);
 }
+// Rounds to 32 int8; returns their sum and, in `first`, that of the first 16.
+inline int32_t store_int8(int8_t* p, F32 low, F32 high, int32_t& first) {
+  const __m128i a = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(low.v)),
+                b = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(high.v));
+  const __m256i all = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+  _mm256_storeu_si256((__m256i*)p, all);
+  // Of unsigned bytes, 128 more than they mean, eight at a time.
+  const __m256i eights =
+      _mm256_sad_epu8(_mm256_xor_si256(all, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+  const __m256i both = _mm256_add_epi64(eights, _mm256_srli_si256(eights, 8));
+  first = _mm256_extract_epi32(both, 0) - 16 * 128;
+  return first + _mm256_extract_epi32(both, 4) - 16 * 128;
+}
 
 inline I32 int_zero() { return {_mm512_setzero_si512()}; }
 inline I32 int_splat(int32_t x) { return {_mm512_set1_epi32(x)}; }

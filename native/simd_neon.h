@@ -137,6 +137,11 @@ inline int32_t store_int8(int8_t* p, F32 a) {
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
   return vaddvq_s32(vaddq_s32(vaddq_s32(r[0], r[1]), vaddq_s32(r[2], r[3])));
 }
+// Rounds to 32 int8; returns their sum and, in `first`, that of the first 16.
+inline int32_t store_int8(int8_t* p, F32 low, F32 high, int32_t& first) {
+  first = store_int8(p, low);
+  return first + store_int8(p + 16, high);
+}
 
 inline I32 int_splat(int32_t x) {
   const int32x4_t v = vdupq_n_s32(x);

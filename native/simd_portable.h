@@ -109,6 +109,11 @@ inline int32_t store_int8(int8_t* p, F32 a) {
   for (int i = 0; i < 16; i++) total += p[i] = (int8_t)std::nearbyint(a.v[i]);
   return total;
 }
+// Rounds to 32 int8; returns their sum and, in `first`, that of the first 16.
+inline int32_t store_int8(int8_t* p, F32 low, F32 high, int32_t& first) {
+  first = store_int8(p, low);
+  return first + store_int8(p + 16, high);
+}
 
 inline I32 int_splat(int32_t x) { return {IntLanes{} + x}; }
 inline I32 int_zero() { return {IntLanes{}}; }
