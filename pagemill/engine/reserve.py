@@ -1,9 +1,9 @@
 """Reserve: the next pages have their memory before anyone waits for it.
 
 A cache is addresses until it is used, so that a process is as large as what it holds. The price is
-that whoever writes a page first waits for the system to find and clear memory for it: in virtual
-machines that is up to several times what computing its keys and values takes. While an engine has
-nothing to do it takes that memory ahead, a slice at a time. A pool gives pages out in ascending
+that whoever writes a page first waits for the system to find and clear memory for it, which in a
+virtual machine may be a sixth of a short prompt's time. While an engine has nothing to do it takes
+that memory ahead, a slice at a time. A pool gives pages out in ascending
 order at first, so the next ones are known; once all have been used, there is nothing left to take.
 
 Must not know: what waits for the engine's attention between two slices.
