@@ -54,46 +54,42 @@ class WholeReference(ReferenceOps):
         return np.asarray(x @ weight.T, np.float32)
 
 
-class HalfCacheReference(WholeReference):
+class RoundedReference(WholeReference):
+    """Attention over keys and values that a cache rounded; these are in float32."""
+
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: Array,
+        step: Step,
+        scoring: Scoring,
+        sinks: Array | None = None,
+        rope: Rope | None = None,
+    ) -> Array:
+        if rope is not None:
+            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
+        q, k, v = self.rounded(q, k, v)
+        return super().attention(q, k, v, kv, step, scoring, sinks)
+
+    def rounded(self, q: Float32, k: Float32, v: Float32) -> tuple[Float32, Float32, Float32]:
+        return q, k, v
+
+
+class HalfCacheReference(RoundedReference):
     """Keys and values are rounded to fp16, as the cpu backend's cache holds them."""
 
-    def attention(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        kv: Array,
-        step: Step,
-        scoring: Scoring,
-        sinks: Array | None = None,
-        rope: Rope | None = None,
-    ) -> Array:
-        if rope is not None:
-            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
-        k, v = (side.astype(np.float16).astype(np.float32) for side in (k, v))
-        return super().attention(q, k, v, kv, step, scoring, sinks)
+    def rounded(self, q: Float32, k: Float32, v: Float32) -> tuple[Float32, Float32, Float32]:
+        return q, k.astype(np.float16).astype(np.float32), v.astype(np.float16).astype(np.float32)
 
 
-class Bf16AttentionReference(WholeReference):
-    """Beside the cache in fp16, what attention multiplies is rounded to bf16, as the cpu backend
-    does where the processor has such products; but for the weights of values."""
+class Bf16AttentionReference(HalfCacheReference):
+    """What avx512_bf16 kernels multiply is rounded to bf16, too; but for the weights of values."""
 
-    def attention(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        kv: Array,
-        step: Step,
-        scoring: Scoring,
-        sinks: Array | None = None,
-        rope: Rope | None = None,
-    ) -> Array:
-        if rope is not None:
-            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
-        k, v = (side.astype(np.float16).astype(np.float32) for side in (k, v))
-        q, k, v = map(bf16_rounded, (q, k, v))
-        return super().attention(q, k, v, kv, step, scoring, sinks)
+    def rounded(self, q: Float32, k: Float32, v: Float32) -> tuple[Float32, Float32, Float32]:
+        q, k, v = super().rounded(q, k, v)
+        return bf16_rounded(q), bf16_rounded(k), bf16_rounded(v)
 
 
 def bf16_rounded(x: Float32) -> Float32:
@@ -103,24 +99,11 @@ def bf16_rounded(x: Float32) -> Float32:
     return np.asarray((nearest & np.uint32(0xFFFF0000)).view(np.float32))
 
 
-class Q8CacheReference(WholeReference):
+class Q8CacheReference(RoundedReference):
     """Keys and values are rounded as the cpu backend's q8 cache has them."""
 
-    def attention(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        kv: Array,
-        step: Step,
-        scoring: Scoring,
-        sinks: Array | None = None,
-        rope: Rope | None = None,
-    ) -> Array:
-        if rope is not None:
-            q, k = (self.rope(x, step.positions, rope) for x in (q, k))
-        k, v = q8_rounded(k, GROUP), q8_rounded(v, VALUE_GROUP)
-        return super().attention(q, k, v, kv, step, scoring, sinks)
+    def rounded(self, q: Float32, k: Float32, v: Float32) -> tuple[Float32, Float32, Float32]:
+        return q, q8_rounded(k, GROUP), q8_rounded(v, VALUE_GROUP)
 
 
 def q8_rounded(x: Float32, group: int) -> Float32:
